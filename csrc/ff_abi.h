@@ -1,0 +1,117 @@
+/* ff_abi.h: the whole boundary between the C core and Python.
+ *
+ * cffi's cdef() reads what stands between the two "cdef:" markers; C reads the file as it is.
+ * Every function that can fail returns zero or more, or -errno. Outputs are named ret_* and stay
+ * untouched on failure. Descriptors are borrowed unless a comment says otherwise.
+ */
+#ifndef FF_ABI_H
+#define FF_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cdef: begin */
+
+#define FF_MAX_FDS 264       /* descriptors in one request: 256 of the caller's and the few that go along */
+#define FF_MAX_PAYLOAD 65536 /* bytes of payload in one request; more goes through a pipe */
+#define FF_MAX_CLIENTS 4096  /* connections that one server holds; beyond, clients queue in the backlog */
+#define FF_MAX_AUTHKEY 256   /* bytes */
+
+/* What a frame says. Requests go to the server, the others come from it. */
+enum ff_frame_type {
+    FF_FRAME_FORK = 1,    /* value: ff_fork_flags */
+    FF_FRAME_STARTED = 2, /* value: the child's pid; one descriptor (a pidfd) where asked for and possible */
+    FF_FRAME_FAILED = 3,  /* value: the errno of what failed; no child was forked */
+    FF_FRAME_EXITED = 4,  /* value: the child's exit code, negative for a signal */
+    FF_FRAME_REFUSED = 5, /* value: ff_refusal; the server closes the connection after it */
+};
+
+enum ff_fork_flags {
+    FF_FORK_PIDFD = 1,  /* send a pidfd with the reply */
+    FF_FORK_HELD = 2,   /* the first descriptor is closed by the server once the child is reaped */
+    FF_FORK_STREAM = 4, /* with HELD: pid and exit code are written to it, each as a native int64 */
+};
+
+enum ff_refusal {
+    FF_REFUSED_MAGIC = 1,   /* not a fastfork frame */
+    FF_REFUSED_VERSION = 2, /* another version of the protocol */
+    FF_REFUSED_TYPE = 3,    /* a frame type or flag that a client may not send */
+    FF_REFUSED_PAYLOAD = 4, /* payload over FF_MAX_PAYLOAD */
+    FF_REFUSED_FDS = 5,     /* more or fewer descriptors than the header says, or over FF_MAX_FDS */
+    FF_REFUSED_MEMORY = 6,  /* the server has no memory for the request */
+};
+
+enum ff_backend {
+    FF_BACKEND_AUTO = 0, /* the best that the kernel has */
+    FF_BACKEND_POLL = 1, /* poll and a self-pipe, no pidfd: what every POSIX system has */
+};
+
+struct ff_config {
+    int listener_fd;              /* a listening AF_UNIX stream socket */
+    int alive_fd;                 /* the server leaves when this reads end-of-file; -1: never */
+    const unsigned char *authkey; /* both sides of every connection prove that they know it */
+    uint32_t authkey_size;        /* bytes, 1 to FF_MAX_AUTHKEY */
+    int backend;                  /* ff_backend */
+};
+
+/* A request as the child that serves it sees it. The memory belongs to the server object. */
+struct ff_request {
+    const unsigned char *payload;
+    uint32_t payload_size; /* bytes */
+    const int *fds;        /* now owned by the child */
+    uint32_t fd_count;
+};
+
+/* A frame as it travels, in native byte order: both ends are on one machine. */
+struct ff_frame {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t type; /* ff_frame_type */
+    uint32_t id;   /* chosen by the client, returned in every answer */
+    int32_t value; /* see ff_frame_type */
+    uint32_t payload_size;
+    uint32_t fd_count;
+};
+
+struct ff_server;
+
+/* Make a server. It takes listener_fd and alive_fd as its own; they are closed by ff_server_free(). */
+int ff_server_new(const struct ff_config *config, struct ff_server **ret_server);
+
+/* Serve until the alive descriptor ends (returns 0) or, in each child, return 1 with its request. */
+int ff_server_serve(struct ff_server *server, struct ff_request *ret_request);
+
+/* The same for a Python process: the fork runs CPython's own hooks. */
+int ff_python_serve(struct ff_server *server, struct ff_request *ret_request);
+
+/* Give back everything that the server holds. In a child: only what its request left. */
+void ff_server_free(struct ff_server *server);
+
+/* Send one FORK frame, whole, on a blocking socket. */
+int ff_client_send(int sock, uint32_t id, uint32_t flags, const void *payload, uint32_t payload_size,
+                   const int *fds, uint32_t fd_count);
+
+/* Receive one frame: 1 and the frame (with the descriptor that came along, or -1); 0 when none began
+ * within timeout_ms (negative: no limit); -ECONNRESET at the end of the stream; -EINTR on a signal. */
+int ff_client_receive(int sock, int timeout_ms, struct ff_frame *ret_frame, int *ret_fd);
+
+/* Wait until fd is readable or its peer is gone: the poll(2) events, 0 on timeout, -EINTR on a signal. */
+int ff_wait_readable(int fd, int timeout_ms);
+
+/* Open a pidfd: -ENOSYS where the kernel has none. */
+int ff_pidfd_open(int pid);
+
+/* The exit code of a dead process that somebody has reaped, from its pidfd alone (Linux 6.15 and later);
+ * -EAGAIN while it is alive or not reaped, -ENOSYS where the kernel does not tell. */
+int ff_pidfd_exit_code(int pidfd, int *ret_code);
+
+/* Time `rounds` bare fork + _exit + waitpid cycles of this process, in seconds each. */
+int ff_measure_floor(int rounds, double *ret_seconds);
+
+/* HMAC-SHA-256, for the tests' known vectors. */
+void ff_hmac_sha256(const unsigned char *key, uint32_t key_size, const unsigned char *text,
+                    uint32_t text_size, unsigned char *ret_digest);
+
+/* cdef: end */
+
+#endif

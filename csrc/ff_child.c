@@ -1,0 +1,155 @@
+/* ff_child.c: the children that the server forked for requests, and their exit codes. */
+#define _GNU_SOURCE
+
+#include "ff_child.h"
+
+#include <sys/wait.h>
+
+#include "ff_util.h"
+
+struct ff_child *ff_child_new(struct ff_connection *owner, uint32_t request_id)
+{
+    struct ff_child *child = calloc(1, sizeof *child);
+
+    if (child == NULL)
+        return NULL;
+    child->owner = owner;
+    child->request_id = request_id;
+    child->held_fd = -1;
+    return child;
+}
+
+void ff_child_free(struct ff_child *child)
+{
+    ff_close(&child->held_fd);
+    free(child);
+}
+
+static struct ff_child **bucket_of(struct ff_children *children, pid_t pid)
+{
+    return &children->buckets[(size_t)pid % FF_CHILD_BUCKETS];
+}
+
+void ff_children_add(struct ff_children *children, struct ff_child *child)
+{
+    struct ff_child **bucket = bucket_of(children, child->pid);
+
+    child->next = *bucket;
+    *bucket = child;
+    children->count++;
+}
+
+void ff_children_disown(struct ff_children *children, const struct ff_connection *owner)
+{
+    for (size_t i = 0; i < FF_CHILD_BUCKETS; i++)
+        for (struct ff_child *child = children->buckets[i]; child != NULL; child = child->next)
+            if (child->owner == owner)
+                child->owner = NULL;
+}
+
+static int decode_status(int status)
+{
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* Reap this child if it is dead: true, and its exit code is known. */
+static bool reap_one(struct ff_child *child)
+{
+    int status;
+    pid_t pid = FF_RETRY_EINTR(waitpid(child->pid, &status, WNOHANG));
+
+    if (pid == 0)
+        return false;
+    child->exit_code = pid < 0 ? FF_EXIT_CODE_LOST : decode_status(status);
+    return true;
+}
+
+static struct ff_child **find(struct ff_children *children, pid_t pid)
+{
+    struct ff_child **link = bucket_of(children, pid);
+
+    while (*link != NULL && (*link)->pid != pid)
+        link = &(*link)->next;
+    return *link == NULL ? NULL : link;
+}
+
+/* Move a child from its bucket to the end of the list of dead ones. */
+static struct ff_child **move(struct ff_children *children, struct ff_child **link, struct ff_child **tail)
+{
+    struct ff_child *child = *link;
+
+    *link = child->next;
+    child->next = NULL;
+    children->count--;
+    *tail = child;
+    return &child->next;
+}
+
+static struct ff_child **reap_all(struct ff_children *children, struct ff_child **tail)
+{
+    for (size_t i = 0; i < FF_CHILD_BUCKETS; i++) {
+        struct ff_child **link = &children->buckets[i];
+
+        while (*link != NULL) {
+            if (reap_one(*link))
+                tail = move(children, link, tail);
+            else
+                link = &(*link)->next;
+        }
+    }
+    return tail;
+}
+
+/* The pid of a dead child of this process, which is left as it is; 0 when there is none. */
+static pid_t peek_dead(void)
+{
+    siginfo_t info = {0};
+
+    if (FF_RETRY_EINTR(waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT)) < 0)
+        return 0;
+    return info.si_pid;
+}
+
+/* waitpid(-1) would also take the exit status of a subprocess that a preloaded module started. So look
+ * before reaping; only while such a stranger's corpse stands in front is each child asked by itself. */
+struct ff_child *ff_children_reap(struct ff_children *children)
+{
+    struct ff_child *dead = NULL;
+    struct ff_child **tail = &dead;
+    pid_t pid;
+
+    while (children->count > 0 && (pid = peek_dead()) != 0) {
+        struct ff_child **link = find(children, pid);
+
+        if (link == NULL || !reap_one(*link)) {
+            reap_all(children, tail);
+            break;
+        }
+        tail = move(children, link, tail);
+    }
+    return dead;
+}
+
+size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < FF_CHILD_BUCKETS; i++)
+        for (const struct ff_child *child = children->buckets[i]; child != NULL; child = child->next)
+            if (child->held_fd >= 0)
+                ret_fds[count++] = child->held_fd;
+    return count;
+}
+
+void ff_children_clear(struct ff_children *children)
+{
+    for (size_t i = 0; i < FF_CHILD_BUCKETS; i++) {
+        while (children->buckets[i] != NULL) {
+            struct ff_child *child = children->buckets[i];
+
+            children->buckets[i] = child->next;
+            ff_child_free(child);
+        }
+    }
+    children->count = 0;
+}

@@ -1,0 +1,47 @@
+/* ff_child.h: the children that the server forked for requests, and their exit codes. */
+#ifndef FF_CHILD_H
+#define FF_CHILD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define FF_CHILD_BUCKETS 1024
+#define FF_EXIT_CODE_LOST 255 /* somebody else reaped the child: what multiprocessing reports then */
+
+struct ff_connection;
+
+struct ff_child {
+    pid_t pid;
+    uint32_t request_id;
+    struct ff_connection *owner; /* NULL once its client has gone */
+    int held_fd;                 /* the server's end of the sentinel, or -1 */
+    bool stream;                 /* held_fd also takes pid and exit code */
+    int exit_code;               /* once it is dead */
+    struct ff_child *next;       /* in its bucket, then in a list of dead ones */
+};
+
+struct ff_children {
+    struct ff_child *buckets[FF_CHILD_BUCKETS];
+    size_t count;
+};
+
+/* Allocate a record; it joins the table by ff_children_add(), once it has a pid. NULL without memory. */
+struct ff_child *ff_child_new(struct ff_connection *owner, uint32_t request_id);
+void ff_child_free(struct ff_child *child);
+
+void ff_children_add(struct ff_children *children, struct ff_child *child);
+
+/* Leave every child of a client that has gone without an owner. */
+void ff_children_disown(struct ff_children *children, const struct ff_connection *owner);
+
+/* Reap the dead ones: they leave the table as a list. No other child of the process is touched. */
+struct ff_child *ff_children_reap(struct ff_children *children);
+
+/* Copy the held descriptors to ret_fds, which has room for one for each child: how many there are. */
+size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds);
+
+void ff_children_clear(struct ff_children *children);
+
+#endif

@@ -1,0 +1,253 @@
+/* ff_connection.c: one client of the server: what it has sent so far and what it is still to be told. */
+#include "ff_connection.h"
+
+#include <string.h>
+
+#include "ff_loop.h"
+#include "ff_util.h"
+
+static bool outbox_is_empty(const struct ff_outbox *outbox)
+{
+    return outbox->sent == outbox->size;
+}
+
+static void outbox_put(struct ff_outbox *outbox, const void *bytes, size_t size, int fd)
+{
+    memcpy(outbox->bytes, bytes, size);
+    outbox->size = size;
+    outbox->sent = 0;
+    outbox->fd = fd;
+}
+
+/* Send what is left of the message: 1 when all is out, 0 when the socket is full, or -errno. */
+static int outbox_send(struct ff_outbox *outbox, int sock)
+{
+    while (!outbox_is_empty(outbox)) {
+        ssize_t sent = ff_msg_send(sock, outbox->bytes + outbox->sent, outbox->size - outbox->sent,
+                                   &outbox->fd, outbox->fd >= 0 ? 1 : 0);
+
+        if (sent == -EAGAIN || sent == -EWOULDBLOCK)
+            return 0;
+        if (sent < 0)
+            return (int)sent;
+        outbox->sent += (size_t)sent;
+        ff_close(&outbox->fd);
+    }
+    return 1;
+}
+
+static void fail(struct ff_connection *connection)
+{
+    connection->state = FF_CONNECTION_GONE;
+}
+
+/* The cause is the last thing that the client hears. */
+static void refuse(struct ff_connection *connection, enum ff_refusal cause)
+{
+    ff_reader_drop_fds(&connection->reader);
+    connection->state = FF_CONNECTION_CLOSING;
+    ff_connection_post(connection, ff_frame_make(FF_FRAME_REFUSED, connection->header.id, (int32_t)cause),
+                       -1);
+}
+
+static void expect(struct ff_connection *connection, enum ff_connection_state state, size_t size)
+{
+    ff_reader_restart(&connection->reader);
+    connection->state = state;
+    if (ff_reader_expect(&connection->reader, size) < 0)
+        refuse(connection, FF_REFUSED_MEMORY);
+}
+
+int ff_connection_open(int sock, struct ff_connection **ret_connection)
+{
+    struct ff_connection *connection = calloc(1, sizeof *connection);
+    struct ff_auth_message message;
+    int error;
+
+    if (connection == NULL)
+        return -ENOMEM;
+    error = ff_auth_begin(&connection->auth, &message);
+    if (error < 0) {
+        free(connection);
+        return error;
+    }
+    connection->sock = sock;
+    ff_reader_init(&connection->reader);
+    expect(connection, FF_CONNECTION_AUTH_PREFIX, FF_AUTH_PREFIX_SIZE);
+    outbox_put(&connection->outbox, message.bytes, message.size, -1);
+    ff_connection_flush(connection);
+    *ret_connection = connection;
+    return 0;
+}
+
+void ff_connection_post(struct ff_connection *connection, struct ff_frame frame, int pidfd)
+{
+    frame.fd_count = pidfd >= 0 ? 1 : 0;
+    outbox_put(&connection->outbox, &frame, sizeof frame, pidfd);
+    ff_connection_flush(connection);
+}
+
+void ff_connection_post_exit(struct ff_connection *connection, struct ff_child *child)
+{
+    struct ff_child **link = &connection->dead;
+
+    while (*link != NULL)
+        link = &(*link)->next;
+    child->next = NULL;
+    *link = child;
+}
+
+static void put_exit(struct ff_connection *connection)
+{
+    struct ff_child *child = connection->dead;
+    struct ff_frame frame = ff_frame_make(FF_FRAME_EXITED, child->request_id, child->exit_code);
+
+    connection->dead = child->next;
+    outbox_put(&connection->outbox, &frame, sizeof frame, -1);
+    ff_child_free(child);
+}
+
+void ff_connection_flush(struct ff_connection *connection)
+{
+    while (connection->state != FF_CONNECTION_GONE) {
+        int result = outbox_send(&connection->outbox, connection->sock);
+
+        if (result < 0)
+            fail(connection);
+        if (result <= 0)
+            return;
+        if (connection->state == FF_CONNECTION_CLOSING) {
+            fail(connection);
+            return;
+        }
+        if (connection->dead == NULL)
+            return;
+        put_exit(connection);
+    }
+}
+
+static void take_auth_prefix(struct ff_connection *connection)
+{
+    uint32_t size = ff_auth_read_prefix(connection->reader.bytes);
+
+    if (size == 0 || size > FF_AUTH_MAX_MESSAGE)
+        fail(connection);
+    else
+        expect(connection, FF_CONNECTION_AUTH_MESSAGE, size);
+}
+
+static void take_auth_message(struct ff_connection *connection, const struct ff_config *config)
+{
+    struct ff_auth_message reply;
+    int error =
+        ff_auth_take(&connection->auth, config, connection->reader.bytes, connection->reader.have, &reply);
+
+    if (error < 0)
+        connection->state = FF_CONNECTION_CLOSING;
+    else if (connection->auth.stage == FF_AUTH_DONE)
+        expect(connection, FF_CONNECTION_HEADER, sizeof(struct ff_frame));
+    else
+        expect(connection, FF_CONNECTION_AUTH_PREFIX, FF_AUTH_PREFIX_SIZE);
+    outbox_put(&connection->outbox, reply.bytes, reply.size, -1);
+    ff_connection_flush(connection);
+}
+
+static void take_header(struct ff_connection *connection)
+{
+    int cause;
+
+    memcpy(&connection->header, connection->reader.bytes, sizeof connection->header);
+    cause = ff_frame_check_request(&connection->header);
+    if (cause != 0)
+        refuse(connection, (enum ff_refusal)cause);
+    else
+        expect(connection, FF_CONNECTION_PAYLOAD, connection->header.payload_size);
+}
+
+/* Descriptors that the kernel could not deliver are the server's lack: the request fails, the client stays. */
+static enum ff_connection_event take_payload(struct ff_connection *connection)
+{
+    if (connection->reader.lost_fds) {
+        ff_connection_post(connection, ff_frame_make(FF_FRAME_FAILED, connection->header.id, EMFILE), -1);
+        ff_connection_next_request(connection);
+    } else if (connection->reader.fd_count == connection->header.fd_count) {
+        return FF_CONNECTION_REQUEST;
+    } else {
+        refuse(connection, FF_REFUSED_FDS);
+    }
+    return FF_CONNECTION_IDLE;
+}
+
+static void take_read_error(struct ff_connection *connection, int error)
+{
+    bool speaks_frames =
+        connection->state == FF_CONNECTION_HEADER || connection->state == FF_CONNECTION_PAYLOAD;
+
+    if (error == -E2BIG && speaks_frames)
+        refuse(connection, FF_REFUSED_FDS);
+    else
+        fail(connection);
+}
+
+/* Nothing is read while something is still to be sent: a client that does not read cannot make it grow. */
+static bool may_read(const struct ff_connection *connection)
+{
+    return connection->state < FF_CONNECTION_CLOSING && outbox_is_empty(&connection->outbox);
+}
+
+enum ff_connection_event ff_connection_read(struct ff_connection *connection, const struct ff_config *config)
+{
+    while (may_read(connection)) {
+        int result = ff_reader_fill(&connection->reader, connection->sock);
+
+        if (result < 0)
+            take_read_error(connection, result);
+        if (result <= 0)
+            break;
+        switch (connection->state) {
+        case FF_CONNECTION_AUTH_PREFIX:
+            take_auth_prefix(connection);
+            break;
+        case FF_CONNECTION_AUTH_MESSAGE:
+            take_auth_message(connection, config);
+            break;
+        case FF_CONNECTION_HEADER:
+            take_header(connection);
+            break;
+        case FF_CONNECTION_PAYLOAD:
+            return take_payload(connection);
+        case FF_CONNECTION_CLOSING:
+        case FF_CONNECTION_GONE:
+            break;
+        }
+    }
+    return FF_CONNECTION_IDLE;
+}
+
+void ff_connection_next_request(struct ff_connection *connection)
+{
+    ff_reader_drop_fds(&connection->reader);
+    if (connection->state == FF_CONNECTION_PAYLOAD)
+        expect(connection, FF_CONNECTION_HEADER, sizeof(struct ff_frame));
+}
+
+unsigned ff_connection_interest(const struct ff_connection *connection)
+{
+    if (!outbox_is_empty(&connection->outbox))
+        return FF_WRITABLE;
+    return FF_READABLE;
+}
+
+void ff_connection_free(struct ff_connection *connection)
+{
+    while (connection->dead != NULL) {
+        struct ff_child *child = connection->dead;
+
+        connection->dead = child->next;
+        ff_child_free(child);
+    }
+    ff_reader_clear(&connection->reader);
+    ff_close(&connection->outbox.fd);
+    ff_close(&connection->sock);
+    free(connection);
+}

@@ -1,0 +1,55 @@
+/* ff_loop.h: waiting for descriptors and for the death of children.
+ *
+ * Two backends behind one table of functions: ff_loop_epoll.c (epoll, signalfd) and ff_loop_poll.c
+ * (poll and the self-pipe of ff_signals.c).
+ */
+#ifndef FF_LOOP_H
+#define FF_LOOP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "ff_abi.h"
+
+#define FF_LOOP_BATCH 64  /* events taken at once */
+#define FF_LOOP_MAX_FDS 4 /* descriptors that a loop itself holds */
+
+enum ff_interest {
+    FF_READABLE = 1, /* or at its end, or broken */
+    FF_WRITABLE = 2,
+};
+
+struct ff_loop_event {
+    void *tag;
+    unsigned ready; /* ff_interest; a broken descriptor is both */
+};
+
+struct ff_loop;
+
+struct ff_loop_backend {
+    /* Watch fd for interest (0: no longer), known by its tag. */
+    int (*watch)(struct ff_loop *loop, int fd, unsigned interest, void *tag);
+    /* Wait; the number of events. ret_child_died: a child of this process may have died. */
+    int (*wait)(struct ff_loop *loop, int timeout_ms, struct ff_loop_event events[FF_LOOP_BATCH],
+                bool *ret_child_died);
+    /* The loop's own descriptors: how many. */
+    size_t (*own_fds)(const struct ff_loop *loop, int ret_fds[FF_LOOP_MAX_FDS]);
+    /* Put the signals back as they were before. Descriptors stay open: a child closes them with others. */
+    void (*restore_signals)(struct ff_loop *loop);
+    /* Restore the signals, close the descriptors, free the memory. */
+    void (*close)(struct ff_loop *loop);
+};
+
+/* The first member of each backend's own structure. */
+struct ff_loop {
+    const struct ff_loop_backend *backend;
+};
+
+int ff_loop_open(enum ff_backend backend, struct ff_loop **ret_loop);
+
+int ff_loop_open_poll(struct ff_loop **ret_loop);
+#ifdef __linux__
+int ff_loop_open_epoll(struct ff_loop **ret_loop);
+#endif
+
+#endif

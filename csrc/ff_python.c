@@ -1,0 +1,41 @@
+/* ff_python.c: the core inside a Python process; the only file that knows of Python.
+ *
+ * cffi releases the GIL around a call. CPython's fork hooks need it, so each fork takes it for its length;
+ * in the child ff_python_serve() then returns into Python as from any other call.
+ */
+#include <Python.h>
+
+#include "ff_abi.h"
+#include "ff_server.h"
+
+/* One server serves at a time in a process, from one thread, and a fork does not nest. */
+static PyGILState_STATE gil_state;
+
+static void before_fork(void)
+{
+    gil_state = PyGILState_Ensure();
+    PyOS_BeforeFork();
+}
+
+static void after_fork_in_parent(void)
+{
+    PyOS_AfterFork_Parent();
+    PyGILState_Release(gil_state);
+}
+
+static void after_fork_in_child(void)
+{
+    PyOS_AfterFork_Child();
+    PyGILState_Release(gil_state);
+}
+
+static const struct ff_fork_hooks python_hooks = {
+    .before = before_fork,
+    .after_in_parent = after_fork_in_parent,
+    .after_in_child = after_fork_in_child,
+};
+
+int ff_python_serve(struct ff_server *server, struct ff_request *ret_request)
+{
+    return ff_server_serve_hooked(server, &python_hooks, ret_request);
+}

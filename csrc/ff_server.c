@@ -1,0 +1,435 @@
+/* ff_server.c: the server: its clients, its children, and the loop that serves them.
+ *
+ * All is non-blocking: no client can make another one wait. In a child ff_server_serve() returns, the
+ * descriptors of the server are closed, and only the memory of the request is of any use.
+ */
+#define _GNU_SOURCE
+
+#include "ff_server.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "ff_connection.h"
+#include "ff_fd.h"
+#include "ff_loop.h"
+#include "ff_util.h"
+
+#define ACCEPT_RETRY_MS 50 /* how long the listener rests when there is no descriptor for a client */
+
+#define OWN_FDS (FF_LOOP_MAX_FDS + 3) /* the loop's, listener, alive, reserve */
+
+struct ff_server {
+    struct ff_config config;
+    unsigned char authkey[FF_MAX_AUTHKEY];
+    int reserve_fd; /* given up for a moment when a pidfd needs the last descriptor */
+    bool listening; /* the loop watches the listener */
+    bool leaving;
+    struct ff_loop *loop;
+    const struct ff_fork_hooks *hooks;
+    struct ff_connection *connections;
+    size_t connection_count;
+    struct ff_children children;
+};
+
+int ff_server_new(const struct ff_config *config, struct ff_server **ret_server)
+{
+    struct ff_server *server;
+    int error;
+
+    if (config->authkey_size == 0 || config->authkey_size > FF_MAX_AUTHKEY)
+        return -EINVAL;
+    server = calloc(1, sizeof *server);
+    if (server == NULL)
+        return -ENOMEM;
+    server->config = *config;
+    memcpy(server->authkey, config->authkey, config->authkey_size);
+    server->config.authkey = server->authkey;
+    server->reserve_fd = -1;
+    error = ff_fd_set_nonblock(config->listener_fd);
+    if (error == 0)
+        error = ff_fd_set_cloexec(config->listener_fd);
+    if (error < 0) {
+        free(server);
+        return error;
+    }
+    *ret_server = server;
+    return 0;
+}
+
+/* ---- clients ---- */
+
+static void watch_connection(struct ff_server *server, struct ff_connection *connection)
+{
+    unsigned interest = ff_connection_interest(connection);
+
+    if (connection->state == FF_CONNECTION_GONE || interest == connection->watched)
+        return;
+    if (server->loop->backend->watch(server->loop, connection->sock, interest, connection) < 0)
+        connection->state = FF_CONNECTION_GONE;
+    connection->watched = interest;
+}
+
+static void rest_listener(struct ff_server *server)
+{
+    server->loop->backend->watch(server->loop, server->config.listener_fd, 0, NULL);
+    server->listening = false;
+}
+
+static void resume_listener(struct ff_server *server)
+{
+    if (server->listening || server->connection_count >= FF_MAX_CLIENTS)
+        return;
+    server->listening = server->loop->backend->watch(server->loop, server->config.listener_fd, FF_READABLE,
+                                                     &server->config.listener_fd) == 0;
+}
+
+/* Only processes of the same user come in. */
+static int check_peer(int sock)
+{
+    uid_t uid;
+    int error = ff_fd_peer_uid(sock, &uid);
+
+    if (error < 0)
+        return error;
+    return uid == geteuid() ? 0 : -EPERM;
+}
+
+static void take_client(struct ff_server *server, int sock)
+{
+    struct ff_connection *connection;
+    int error = check_peer(sock);
+
+    if (error == 0)
+        error = ff_connection_open(sock, &connection);
+    if (error < 0) {
+        ff_close(&sock);
+        return;
+    }
+    connection->next = server->connections;
+    server->connections = connection;
+    server->connection_count++;
+    watch_connection(server, connection);
+}
+
+static void accept_clients(struct ff_server *server)
+{
+    while (server->connection_count < FF_MAX_CLIENTS) {
+        int sock = ff_fd_accept(server->config.listener_fd);
+
+        if (sock >= 0)
+            take_client(server, sock);
+        else if (sock == -EAGAIN || sock == -EWOULDBLOCK)
+            return;
+        else if (sock != -ECONNABORTED)
+            break; /* no descriptor or memory left: those who wait keep their place in the backlog */
+    }
+    rest_listener(server);
+}
+
+static void drop_gone_clients(struct ff_server *server)
+{
+    struct ff_connection **link = &server->connections;
+
+    while (*link != NULL) {
+        struct ff_connection *connection = *link;
+
+        if (connection->state != FF_CONNECTION_GONE) {
+            link = &connection->next;
+            continue;
+        }
+        *link = connection->next;
+        server->connection_count--;
+        /* A child's copy would keep the socket in the epoll set after close(). */
+        server->loop->backend->watch(server->loop, connection->sock, 0, NULL);
+        ff_children_disown(&server->children, connection);
+        ff_connection_free(connection);
+    }
+}
+
+/* ---- forking ---- */
+
+static size_t count_fds(const struct ff_server *server)
+{
+    size_t count = OWN_FDS + server->children.count;
+
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
+        count += 2 + other->reader.fd_count;
+        for (struct ff_child *child = other->dead; child != NULL; child = child->next)
+            count++;
+    }
+    return count;
+}
+
+static size_t add_fd(int *fds, size_t count, int fd)
+{
+    if (fd >= 0)
+        fds[count++] = fd;
+    return count;
+}
+
+static size_t gather_fds(const struct ff_server *server, const struct ff_connection *served, int *fds)
+{
+    size_t count = server->loop->backend->own_fds(server->loop, fds);
+
+    count = add_fd(fds, count, server->config.listener_fd);
+    count = add_fd(fds, count, server->config.alive_fd);
+    count = add_fd(fds, count, server->reserve_fd);
+    count += ff_children_held_fds(&server->children, fds + count);
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
+        count = add_fd(fds, count, other->sock);
+        count = add_fd(fds, count, other->outbox.fd);
+        for (struct ff_child *child = other->dead; child != NULL; child = child->next)
+            count = add_fd(fds, count, child->held_fd);
+        if (other != served)
+            for (size_t i = 0; i < other->reader.fd_count; i++)
+                count = add_fd(fds, count, other->reader.fds[i]);
+    }
+    return count;
+}
+
+struct fork_job {
+    struct ff_server *server;
+    struct ff_connection *connection;
+    int *fds_to_close; /* allocated before the fork: a child without memory could not clean up */
+};
+
+/* Runs in the child: nothing of the server stays but the request. */
+static void leave_server(void *arg)
+{
+    struct fork_job *job = arg;
+    size_t count = gather_fds(job->server, job->connection, job->fds_to_close);
+
+    ff_fd_close_all(job->fds_to_close, count);
+    job->server->loop->backend->restore_signals(job->server->loop);
+}
+
+/* The first descriptor of the request stays with the server when the client wants it held. */
+static void take_held_fd(struct ff_child *child, struct ff_connection *connection)
+{
+    uint32_t flags = (uint32_t)connection->header.value;
+    struct ff_reader *reader = &connection->reader;
+
+    if (!(flags & FF_FORK_HELD))
+        return;
+    child->held_fd = reader->fds[0];
+    child->stream = flags & FF_FORK_STREAM;
+    reader->fd_count--;
+    memmove(reader->fds, reader->fds + 1, reader->fd_count * sizeof *reader->fds);
+}
+
+/* A full or broken pipe is the client's own loss. */
+static void write_stream(const struct ff_child *child, int64_t number)
+{
+    if (!child->stream)
+        return;
+    ff_fd_set_nonblock(child->held_fd);
+    if (write(child->held_fd, &number, sizeof number) < 0)
+        return;
+}
+
+/* A pidfd for the client. When there is no descriptor left for it, the reserve makes room. */
+static int open_pidfd(struct ff_server *server, pid_t pid)
+{
+    int fd = ff_pidfd_open((int)pid);
+
+    if (fd == -EMFILE && server->reserve_fd >= 0) {
+        ff_close(&server->reserve_fd);
+        fd = ff_pidfd_open((int)pid);
+    }
+    return fd;
+}
+
+static void restore_reserve(struct ff_server *server)
+{
+    if (server->reserve_fd < 0)
+        server->reserve_fd = ff_fd_duplicate(server->config.listener_fd);
+}
+
+static void report_started(struct ff_server *server, struct ff_connection *connection,
+                           const struct ff_child *child)
+{
+    bool wanted = connection->header.value & FF_FORK_PIDFD;
+    int pidfd = wanted && server->config.backend == FF_BACKEND_AUTO ? open_pidfd(server, child->pid) : -1;
+    struct ff_frame frame = ff_frame_make(FF_FRAME_STARTED, connection->header.id, (int32_t)child->pid);
+
+    write_stream(child, child->pid);
+    ff_connection_post(connection, frame, pidfd < 0 ? -1 : pidfd);
+    restore_reserve(server);
+}
+
+static void report_failed(struct ff_connection *connection, int error)
+{
+    ff_connection_post(connection, ff_frame_make(FF_FRAME_FAILED, connection->header.id, -error), -1);
+}
+
+/* Returns true in the child. */
+static bool fork_child(struct ff_server *server, struct ff_connection *connection)
+{
+    struct fork_job job = {server, connection, NULL};
+    struct ff_child *child = ff_child_new(connection, connection->header.id);
+    pid_t pid = -ENOMEM;
+
+    job.fds_to_close = malloc(count_fds(server) * sizeof *job.fds_to_close);
+    if (child != NULL && job.fds_to_close != NULL) {
+        take_held_fd(child, connection);
+        pid = ff_fork(server->hooks, leave_server, &job);
+        if (pid == 0)
+            return true;
+    }
+    free(job.fds_to_close);
+    if (pid > 0) {
+        child->pid = pid;
+        ff_children_add(&server->children, child);
+        report_started(server, connection, child);
+    } else {
+        report_failed(connection, (int)pid);
+        if (child != NULL)
+            ff_child_free(child);
+    }
+    return false;
+}
+
+/* Serve what a client has sent. Returns true in a child, whose request the connection then holds. */
+static bool serve_client(struct ff_server *server, struct ff_connection *connection, unsigned ready)
+{
+    if (ready & FF_WRITABLE)
+        ff_connection_flush(connection);
+    if (ready & FF_READABLE && ff_connection_read(connection, &server->config) == FF_CONNECTION_REQUEST) {
+        if (fork_child(server, connection))
+            return true;
+        ff_connection_next_request(connection);
+    }
+    watch_connection(server, connection);
+    return false;
+}
+
+/* ---- deaths ---- */
+
+static void report_exit(struct ff_server *server, struct ff_child *child)
+{
+    struct ff_connection *owner = child->owner;
+
+    write_stream(child, child->exit_code);
+    if (owner == NULL) {
+        ff_child_free(child);
+        return;
+    }
+    ff_connection_post_exit(owner, child);
+    ff_connection_flush(owner);
+    watch_connection(server, owner);
+}
+
+static void reap_children(struct ff_server *server)
+{
+    struct ff_child *dead = ff_children_reap(&server->children);
+
+    while (dead != NULL) {
+        struct ff_child *child = dead;
+
+        dead = child->next;
+        report_exit(server, child);
+    }
+}
+
+/* ---- the loop ---- */
+
+/* The alive descriptor ends when the last process that could ask for a child has gone. */
+static void check_alive(struct ff_server *server)
+{
+    char byte;
+
+    server->leaving = FF_RETRY_EINTR(read(server->config.alive_fd, &byte, 1)) <= 0;
+}
+
+static void hand_over(const struct ff_connection *connection, struct ff_request *ret_request)
+{
+    ret_request->payload = connection->reader.bytes;
+    ret_request->payload_size = connection->header.payload_size;
+    ret_request->fds = connection->reader.fds;
+    ret_request->fd_count = (uint32_t)connection->reader.fd_count;
+}
+
+static bool serve_event(struct ff_server *server, const struct ff_loop_event *event,
+                        struct ff_request *ret_request)
+{
+    struct ff_connection *connection = event->tag;
+
+    if (event->tag == &server->config.listener_fd) {
+        accept_clients(server);
+    } else if (event->tag == &server->config.alive_fd) {
+        check_alive(server);
+    } else if (connection->state != FF_CONNECTION_GONE && serve_client(server, connection, event->ready)) {
+        hand_over(connection, ret_request);
+        return true;
+    }
+    return false;
+}
+
+/* One batch of events, deaths last. 1 in a child, 0 to go on, or -errno. */
+static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
+{
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    bool child_died;
+    int timeout_ms = server->listening ? -1 : ACCEPT_RETRY_MS;
+    int count = server->loop->backend->wait(server->loop, timeout_ms, events, &child_died);
+
+    if (count < 0)
+        return count;
+    for (int i = 0; i < count; i++)
+        if (serve_event(server, &events[i], ret_request))
+            return 1;
+    if (child_died)
+        reap_children(server);
+    drop_gone_clients(server);
+    resume_listener(server);
+    return 0;
+}
+
+static int start(struct ff_server *server)
+{
+    int alive_fd = server->config.alive_fd;
+    int error = ff_loop_open((enum ff_backend)server->config.backend, &server->loop);
+
+    if (error < 0)
+        return error;
+    restore_reserve(server);
+    if (alive_fd >= 0)
+        error = server->loop->backend->watch(server->loop, alive_fd, FF_READABLE, &server->config.alive_fd);
+    resume_listener(server);
+    return error;
+}
+
+int ff_server_serve_hooked(struct ff_server *server, const struct ff_fork_hooks *hooks,
+                           struct ff_request *ret_request)
+{
+    int result = start(server);
+
+    server->hooks = hooks;
+    while (result == 0 && !server->leaving)
+        result = serve_batch(server, ret_request);
+    return result;
+}
+
+int ff_server_serve(struct ff_server *server, struct ff_request *ret_request)
+{
+    return ff_server_serve_hooked(server, NULL, ret_request);
+}
+
+void ff_server_free(struct ff_server *server)
+{
+    while (server->connections != NULL) {
+        struct ff_connection *connection = server->connections;
+
+        server->connections = connection->next;
+        ff_connection_free(connection);
+    }
+    ff_children_clear(&server->children);
+    if (server->loop != NULL)
+        server->loop->backend->close(server->loop);
+    ff_close(&server->reserve_fd);
+    ff_close(&server->config.alive_fd);
+    ff_close(&server->config.listener_fd);
+    free(server);
+}

@@ -1,0 +1,58 @@
+/* ff_signals.c: SIGCHLD and SIGPIPE of a serving process, and how they were before. */
+#define _GNU_SOURCE
+
+#include "ff_signals.h"
+
+#include "ff_fd.h"
+#include "ff_util.h"
+
+/* A handler has no argument of its own; lock-free and async-signal-safe by C's rules for this type. */
+static volatile sig_atomic_t wake_fd = -1;
+
+static void wake(int signal_number)
+{
+    int saved_errno = errno;
+
+    (void)signal_number;
+    if (write(wake_fd, "", 1) < 0) {
+        /* A full pipe wakes the loop just as well. */
+    }
+    errno = saved_errno;
+}
+
+int ff_signals_take(struct ff_signals *signals)
+{
+    struct sigaction on_chld = {.sa_handler = wake, .sa_flags = SA_RESTART | SA_NOCLDSTOP};
+    struct sigaction on_pipe = {.sa_handler = SIG_IGN};
+    int error = ff_fd_pipe(signals->wake_ends);
+
+    if (error < 0)
+        return error;
+    wake_fd = signals->wake_ends[1];
+    sigemptyset(&on_chld.sa_mask);
+    sigemptyset(&on_pipe.sa_mask);
+    sigaction(SIGCHLD, &on_chld, &signals->old_chld);
+    sigaction(SIGPIPE, &on_pipe, &signals->old_pipe);
+    return 0;
+}
+
+void ff_signals_restore(const struct ff_signals *signals)
+{
+    sigaction(SIGCHLD, &signals->old_chld, NULL);
+    sigaction(SIGPIPE, &signals->old_pipe, NULL);
+    wake_fd = -1;
+}
+
+void ff_signals_close(struct ff_signals *signals)
+{
+    ff_close(&signals->wake_ends[0]);
+    ff_close(&signals->wake_ends[1]);
+}
+
+void ff_signals_drain(const struct ff_signals *signals)
+{
+    char bytes[64];
+
+    while (read(signals->wake_ends[0], bytes, sizeof bytes) > 0)
+        continue;
+}

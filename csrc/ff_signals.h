@@ -1,0 +1,25 @@
+/* ff_signals.h: SIGCHLD and SIGPIPE of a serving process, and how they were before. */
+#ifndef FF_SIGNALS_H
+#define FF_SIGNALS_H
+
+#include <signal.h>
+
+struct ff_signals {
+    struct sigaction old_chld;
+    struct sigaction old_pipe;
+    int wake_ends[2]; /* SIGCHLD's handler writes to [1] */
+};
+
+/* Watch SIGCHLD through a self-pipe and ignore SIGPIPE. One server at a time in one process. */
+int ff_signals_take(struct ff_signals *signals);
+
+/* Put the dispositions back. The self-pipe stays open. */
+void ff_signals_restore(const struct ff_signals *signals);
+
+/* Close the self-pipe. */
+void ff_signals_close(struct ff_signals *signals);
+
+/* Empty the self-pipe. */
+void ff_signals_drain(const struct ff_signals *signals);
+
+#endif

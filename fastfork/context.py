@@ -1,0 +1,186 @@
+"""Multiprocessing contexts whose processes come from templates, and the start method "fastfork"."""
+
+from __future__ import annotations
+
+import os
+import sys
+from multiprocessing import context, reduction
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .forkserver import ForkServer
+
+
+class _MethodName(str):
+    """The name of the start method. A process that unpickles it knows the method from then on.
+
+    multiprocessing tells each child of a "spawn" or "forkserver" context its parent's start method by name.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Callable[[], str], tuple[()]]:
+        return _method_name, ()
+
+
+METHOD: str = _MethodName("fastfork")
+
+
+def _method_name() -> str:
+    return METHOD
+
+
+def is_supported() -> bool:
+    """Whether fastfork works here: it takes a POSIX system with ``fork()`` and CPython."""
+    return hasattr(os, "fork") and sys.implementation.name == "cpython" and reduction.HAVE_SEND_HANDLE
+
+
+def _server(name: str | None) -> ForkServer:
+    """Return what stands for the template called `name` in this process; made when first asked for."""
+    from . import forkserver
+
+    # In a child, the name of the template that it came from means that one.
+    if name is None or name == forkserver._forkserver.name:
+        return forkserver._forkserver
+    if name not in _servers:
+        _servers[name] = forkserver.ForkServer(name)
+    return _servers[name]
+
+
+_servers: dict[str, ForkServer] = {}
+
+
+class FastForkProcess(BaseProcess):
+    """A process that is forked from a template."""
+
+    _start_method = METHOD
+    _template: str | None = None
+
+    @classmethod
+    def _Popen(cls, process_obj: FastForkProcess) -> Any:  # noqa: N802 - multiprocessing's name
+        from .popen import Popen
+
+        return Popen(process_obj, _server(cls._template))
+
+
+def _rebuild(template: str) -> FastForkProcess:
+    cls = get_context(template=template).Process
+    return cls.__new__(cls)
+
+
+def _process_class(template: str) -> type[FastForkProcess]:
+    """Make the Process class of a template's context."""
+
+    class TemplateProcess(FastForkProcess):
+        _template = template
+
+        def __reduce__(self) -> tuple[Callable[[str], FastForkProcess], tuple[str], dict[str, Any]]:
+            # The class cannot be found by its name; a subclass of it, in a module, can.
+            if type(self) is TemplateProcess:
+                return _rebuild, (template,), self.__dict__
+            return super().__reduce_ex__(2)  # type: ignore[return-value]
+
+    TemplateProcess.__name__ = TemplateProcess.__qualname__ = "FastForkProcess"
+    return TemplateProcess
+
+
+class FastForkContext(context.BaseContext):
+    """A multiprocessing context, complete, whose processes are forked from a template.
+
+    Parameters
+    ----------
+    template:
+        The template's name; None for the default one.
+
+    """
+
+    _name = METHOD
+    Process: type[FastForkProcess] = FastForkProcess
+
+    def __init__(self, template: str | None = None) -> None:
+        self.template = template
+        if template is not None:
+            self.Process = _process_class(template)
+
+    def set_forkserver_preload(self, module_names: list[str], *, on_error: str = "ignore") -> None:
+        """Set what this context's template imports; see `fastfork.forkserver.ForkServer.set_forkserver_preload`."""
+        _server(self.template).set_forkserver_preload(module_names, on_error=on_error)
+
+    def _check_available(self) -> None:
+        if not is_supported():
+            raise ValueError("fastfork start method not available")
+
+
+_contexts: dict[str | None, FastForkContext] = {None: FastForkContext()}
+
+
+def get_context(
+    template: str | None = None,
+    *,
+    preload: list[str] | None = None,
+    on_error: str | None = None,
+    nested: str | None = None,
+) -> FastForkContext:
+    """Return a multiprocessing context whose processes are forked from a template.
+
+    Parameters
+    ----------
+    template:
+        A name: contexts with different names have templates of their own, side by side. None is the default template,
+        which ``multiprocessing.get_context("fastfork")`` uses too.
+    preload:
+        Modules that the template imports before it serves; ``"__main__"`` stands for the main module. The default is
+        the main module alone. Set it before the first process is started: a running template keeps what it has.
+    on_error:
+        What an exception in a preloaded module does: ``"ignore"`` (the default), ``"warn"`` or ``"fail"``.
+    nested:
+        ``"share"`` (the default): a child asks the same template for its own children. ``"own"``: it starts another.
+
+    Raises `ValueError` where fastfork is not supported and for values that are not known, `TypeError` for a preload
+    that is not a list of module names.
+
+    """
+    _contexts[None]._check_available()
+    if nested not in (None, "share", "own"):
+        raise ValueError(f"nested must be 'share' or 'own', not {nested!r}")
+    made = _contexts.get(template)
+    if made is None:
+        made = _contexts[template] = FastForkContext(template)
+    server = _server(template)
+    if preload is not None or on_error is not None:
+        names = server._preload_modules if preload is None else preload
+        server.set_forkserver_preload(names, on_error=on_error or server._preload_on_error)
+    if nested is not None:
+        server.nested = nested
+    return made
+
+
+class _StartMethods(dict):  # type: ignore[type-arg]
+    """Multiprocessing's start methods by name, and "fastfork" for those who ask for it.
+
+    It is not listed: `multiprocessing.get_all_start_methods()` says what it always said, which programs and CPython's
+    own tests compare with.
+    """
+
+    def __missing__(self, name: str) -> FastForkContext:
+        if name == METHOD:
+            return _contexts[None]
+        raise KeyError(name)
+
+
+def replace_start_methods(names: tuple[str, ...] | None) -> None:
+    """Give whoever asks for one of these start methods, or for the default one, fastfork. None means all of them."""
+    for name in names or tuple(context._concrete_contexts):  # type: ignore[attr-defined]
+        context._concrete_contexts[name] = _contexts[None]
+    default: Any = context._default_context  # type: ignore[attr-defined]
+    default._default_context = _contexts[None]
+    default._actual_context = None
+
+
+def register() -> None:
+    """Make "fastfork" a start method of multiprocessing."""
+    if not isinstance(context._concrete_contexts, _StartMethods):  # type: ignore[attr-defined]
+        context._concrete_contexts = _StartMethods(context._concrete_contexts)  # type: ignore[attr-defined]

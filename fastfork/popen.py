@@ -1,0 +1,123 @@
+"""The process of a Process object: how multiprocessing starts one, waits for it and ends it."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from multiprocessing import popen_fork, reduction, util
+from multiprocessing.context import set_spawning_popen
+from typing import TYPE_CHECKING, Any
+
+from . import forkserver
+from .preparation import preparation_data
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from .client import Child
+    from .forkserver import ForkServer
+
+MAX_INLINE_PAYLOAD = 65536
+"""Bytes that travel inside the request; more goes from this process to the child, through a pipe."""
+
+
+class _DupFd:
+    """A descriptor in a pickle: its place among those that the child inherits."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def detach(self) -> int:
+        fds = forkserver.get_inherited_fds()
+        assert fds is not None
+        return fds[self.index]
+
+
+class Popen(popen_fork.Popen):
+    """A child that a template has forked for a Process object."""
+
+    method = "fastfork"
+    DupFd = _DupFd
+
+    pid: int
+    sentinel: int
+    _child: Child
+
+    def __init__(self, process_obj: BaseProcess, server: ForkServer | None = None) -> None:
+        self._fds: list[int] = []
+        self._server = forkserver._forkserver if server is None else server
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Have the child inherit `fd`: its index among those that do."""
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj: Any) -> None:
+        payload = self._pickle(process_obj)
+        if len(payload) <= MAX_INLINE_PAYLOAD:
+            self._child = self._server.start(payload, _parent_sentinel(), self._fds)
+            self.finalizer = util.Finalize(self, self._child.close)
+        else:
+            self._launch_through_pipe(payload)
+        self.pid = self._child.pid
+        self.sentinel = self._child.sentinel
+
+    def _pickle(self, process_obj: Any) -> bytes:
+        data = preparation_data(process_obj._name)
+        buffer = io.BytesIO()
+        set_spawning_popen(self)  # type: ignore[arg-type]
+        try:
+            reduction.dump(data, buffer)
+            reduction.dump(process_obj, buffer)
+        finally:
+            set_spawning_popen(None)
+        return buffer.getvalue()
+
+    def _launch_through_pipe(self, payload: bytes) -> None:
+        data_r, data_w = os.pipe()
+        try:
+            self._child = self._server.start(b"", data_r, self._fds)
+        except BaseException:
+            os.close(data_w)
+            raise
+        finally:
+            os.close(data_r)
+        # The write end stays open after the data: its end is how the child learns that its parent has gone.
+        self.finalizer = util.Finalize(self, _close_both, (self._child, data_w))
+        with open(data_w, "wb", closefd=False) as stream:
+            stream.write(payload)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Return the exit code, or None while the child lives; wait for it unless `flag` is ``os.WNOHANG``."""
+        return self.wait(0.0 if flag == os.WNOHANG else None)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait at most `timeout` seconds (None: no limit) for the exit code."""
+        if self.returncode is None:
+            self.returncode = self._child.wait(timeout)
+        return self.returncode
+
+
+def _close_both(child: Child, data_w: int) -> None:
+    child.close()
+    os.close(data_w)
+
+
+_sentinel_lock = threading.Lock()
+_sentinel_ends: tuple[int, int, int] | None = None
+"""Process id, read end, write end: nothing is written, the end of this process is its message."""
+
+
+def _parent_sentinel() -> int:
+    """Return the read end of a pipe that ends when this process does; one pipe for all children."""
+    global _sentinel_ends
+    ends = _sentinel_ends
+    if ends is None or ends[0] != os.getpid():
+        with _sentinel_lock:
+            if _sentinel_ends is ends:
+                _sentinel_ends = (os.getpid(), *os.pipe())
+            ends = _sentinel_ends
+    assert ends is not None
+    return ends[1]

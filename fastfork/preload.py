@@ -1,0 +1,68 @@
+"""What a template imports before it serves, and what happens to an exception there."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+import warnings
+from multiprocessing import process, spawn, util
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class PreloadFailedError(Exception):
+    """A preload failed and the template was told to fail with it. It carries the exception's traceback."""
+
+    def __init__(self, module: str, error: BaseException) -> None:
+        super().__init__(module)
+        self.module = module
+        self.traceback = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+def preload(names: list[str], main: dict[str, str], on_error: str) -> None:
+    """Import the modules `names`; ``"__main__"`` stands for the client's main module.
+
+    Parameters
+    ----------
+    names:
+        The modules; the main module comes first, wherever its name stands.
+    main:
+        How to import the main module: the ``init_main_from_...`` part of the preparation data.
+    on_error:
+        For exceptions of every kind, `SystemExit` among them: ``"ignore"``, ``"warn"`` (an `ImportWarning`) or
+        ``"fail"`` (`PreloadFailedError`).
+
+    """
+    if "__main__" in names:
+        _attempt("__main__", lambda: _import_main(main), on_error)
+    for name in names:
+        if name != "__main__":
+            _attempt(name, lambda name=name: importlib.import_module(name), on_error)  # type: ignore[misc]
+    # Children would inherit what is still buffered, and print it again (gh-135335).
+    util._flush_std_streams()  # type: ignore[attr-defined]
+
+
+def _attempt(name: str, action: Callable[[], object], on_error: str) -> None:
+    try:
+        action()
+    except BaseException as error:
+        if on_error == "fail":
+            raise PreloadFailedError(name, error) from error
+        if on_error == "warn":
+            message = f"Failed to preload {name!r}: {type(error).__name__}: {error}"
+            warnings.warn(message, ImportWarning, stacklevel=2)
+
+
+def _import_main(main: dict[str, str]) -> None:
+    """Import the client's main module as ``__mp_main__``: children find it there and need not run it again."""
+    current = process.current_process()
+    current._inheriting = True  # type: ignore[attr-defined]
+    try:
+        if "init_main_from_name" in main:
+            spawn._fixup_main_from_name(main["init_main_from_name"])  # type: ignore[attr-defined]
+        elif "init_main_from_path" in main:
+            spawn.import_main_path(main["init_main_from_path"])
+    finally:
+        del current._inheriting  # type: ignore[attr-defined]

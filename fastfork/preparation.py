@@ -1,0 +1,30 @@
+"""What a new process is told about its parent before it gets its own work.
+
+The data is that of multiprocessing.spawn.get_preparation_data(), as the newest version makes it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing import spawn
+from typing import Any
+
+
+def preparation_data(name: str) -> dict[str, Any]:
+    """Return the preparation data for a process called `name`.
+
+    Raises `RuntimeError` while the main module is being imported in a child, with advice on the
+    ``if __name__ == "__main__"`` idiom.
+    """
+    was_unset = multiprocessing.get_start_method(allow_none=True) is None
+    data = spawn.get_preparation_data(name)
+    if was_unset:
+        # Until 3.13 asking for the data settled the start method, here and in the child (gh-109263).
+        multiprocessing.set_start_method(None, force=True)
+        data["start_method"] = None
+    return data
+
+
+def main_module_of(data: dict[str, Any]) -> dict[str, str]:
+    """Return the part of the preparation data that says how to import the main module; may be empty."""
+    return {key: data[key] for key in ("init_main_from_name", "init_main_from_path") if key in data}

@@ -1,0 +1,92 @@
+"""The template: an interpreter that has preloaded, frozen its heap, and waits in C for requests.
+
+`fastfork.launch` starts it with `main()`. `run_server()` is the part that any process can run, for a template that is
+a fork of the process that wants one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import sys
+from multiprocessing import util
+from typing import NoReturn
+
+from . import _native, child
+from .installation import take_over
+from .launch import TemplateConfig
+from .preload import PreloadFailedError, preload
+
+_MAX_TRACEBACK = 30_000
+"""Characters of a traceback that are reported: what a pipe takes without a reader."""
+
+
+def main(config_fd: int) -> NoReturn:
+    """Run a template as the launching client has described it on `config_fd`. Ends the process."""
+    with open(config_fd, "rb") as stream:
+        config = TemplateConfig(**pickle.load(stream))
+    try:
+        _set_up(config)
+        run_server(config)
+    finally:
+        shutil.rmtree(os.path.dirname(config.address), ignore_errors=True)
+    sys.exit(0)
+
+
+def _set_up(config: TemplateConfig) -> None:
+    sys.path[:] = config.sys_path
+    sys.argv[:] = config.sys_argv
+    gc.disable()
+    take_over(config.takes_over)
+    for name in config.modules:
+        importlib.import_module(name)
+    _preload_and_report(config)
+    util._close_stdin()  # type: ignore[attr-defined]
+
+
+def _preload_and_report(config: TemplateConfig) -> None:
+    """Preload; what fails is told to the client that waits, and to standard error."""
+    with os.fdopen(config.report_fd, "w") as report:
+        try:
+            preload(config.preload, config.main, config.on_error)
+        except PreloadFailedError as error:
+            sys.stderr.write(error.traceback)
+            sys.stderr.flush()
+            json.dump({"module": error.module, "traceback": error.traceback[-_MAX_TRACEBACK:]}, report)
+            report.flush()
+            _leave(config, 1)
+
+
+def _leave(config: TemplateConfig, code: int) -> NoReturn:
+    shutil.rmtree(os.path.dirname(config.address), ignore_errors=True)
+    os._exit(code)
+
+
+def run_server(config: TemplateConfig) -> None:
+    """Serve requests until the last client has gone. Children do not return from here.
+
+    Raises `OSError` when the server cannot be set up.
+    """
+    server = _native.Server(config.listener_fd, config.alive_fd, config.authkey)
+    old_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the program, not for its server
+    _freeze_heap()
+    request = server.serve()
+    if request is not None:
+        signal.signal(signal.SIGINT, old_handler)
+        gc.enable()
+        child.run(request, config)
+    server.close()
+    signal.signal(signal.SIGINT, old_handler)
+
+
+def _freeze_heap() -> None:
+    """Take all that is there out of the collector's sight: a collection in a child would write to every page."""
+    with contextlib.suppress(AttributeError):
+        gc.collect()
+        gc.freeze()
