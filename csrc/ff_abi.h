@@ -84,7 +84,7 @@ int ff_server_serve(struct ff_server *server, struct ff_request *ret_request);
 /* The same for a Python process: the fork runs CPython's own hooks. */
 int ff_python_serve(struct ff_server *server, struct ff_request *ret_request);
 
-/* Give back everything that the server holds. In a child: only what its request left. */
+/* Give back everything that the server holds. In a child: the memory, the request's too, and no descriptor. */
 void ff_server_free(struct ff_server *server);
 
 /* Send one FORK frame, whole, on a blocking socket. */
@@ -104,6 +104,10 @@ int ff_pidfd_open(int pid);
 /* The exit code of a dead process that somebody has reaped, from its pidfd alone (Linux 6.15 and later);
  * -EAGAIN while it is alive or not reaped, -ENOSYS where the kernel does not tell. */
 int ff_pidfd_exit_code(int pidfd, int *ret_code);
+
+/* Make every object of this process immortal that the collector tracks, and what they refer to: how many
+ * were not. For CPython 3.12 and later; -ENOSYS for builds that count references otherwise. */
+long long ff_python_immortalize(void);
 
 /* Time `rounds` bare fork + _exit + waitpid cycles of this process, in seconds each. */
 int ff_measure_floor(int rounds, double *ret_seconds);

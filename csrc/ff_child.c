@@ -100,13 +100,14 @@ static struct ff_child **reap_all(struct ff_children *children, struct ff_child 
     return tail;
 }
 
-/* The pid of a dead child of this process, which is left as it is; 0 when there is none. */
+/* The pid of a dead child of this process, which is left as it is; 0 when there is none, -1 when there are
+ * no children at all: somebody else has reaped those in the table. */
 static pid_t peek_dead(void)
 {
     siginfo_t info = {0};
 
     if (FF_RETRY_EINTR(waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT)) < 0)
-        return 0;
+        return -1;
     return info.si_pid;
 }
 
@@ -139,6 +140,13 @@ size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds)
             if (child->held_fd >= 0)
                 ret_fds[count++] = child->held_fd;
     return count;
+}
+
+void ff_children_forget_fds(struct ff_children *children)
+{
+    for (size_t i = 0; i < FF_CHILD_BUCKETS; i++)
+        for (struct ff_child *child = children->buckets[i]; child != NULL; child = child->next)
+            child->held_fd = -1;
 }
 
 void ff_children_clear(struct ff_children *children)

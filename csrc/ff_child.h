@@ -16,7 +16,7 @@ struct ff_child {
     pid_t pid;
     uint32_t request_id;
     struct ff_connection *owner; /* NULL once its client has gone */
-    int held_fd;                 /* the server's end of the sentinel, or -1 */
+    int held_fd;                 /* the server's end of the sentinel until it is reaped, or -1 */
     bool stream;                 /* held_fd also takes pid and exit code */
     int exit_code;               /* once it is dead */
     struct ff_child *next;       /* in its bucket, then in a list of dead ones */
@@ -41,6 +41,9 @@ struct ff_child *ff_children_reap(struct ff_children *children);
 
 /* Copy the held descriptors to ret_fds, which has room for one for each child: how many there are. */
 size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds);
+
+/* In a child, where the held descriptors have been closed by number. */
+void ff_children_forget_fds(struct ff_children *children);
 
 void ff_children_clear(struct ff_children *children);
 

@@ -34,10 +34,10 @@ struct ff_loop_backend {
                 bool *ret_child_died);
     /* The loop's own descriptors: how many. */
     size_t (*own_fds)(const struct ff_loop *loop, int ret_fds[FF_LOOP_MAX_FDS]);
-    /* Put the signals back as they were before. Descriptors stay open: a child closes them with others. */
-    void (*restore_signals)(struct ff_loop *loop);
-    /* Restore the signals, close the descriptors, free the memory. */
+    /* Put the signals back as they were before, close the descriptors, free the memory. */
     void (*close)(struct ff_loop *loop);
+    /* The same in a child, which has closed the descriptors together with others. */
+    void (*abandon)(struct ff_loop *loop);
 };
 
 /* The first member of each backend's own structure. */

@@ -13,7 +13,6 @@
 struct epoll_loop {
     struct ff_loop base;
     struct ff_signals signals;
-    sigset_t old_mask;
     int epoll_fd;
     int signal_fd; /* -1 where the kernel has none: then the self-pipe alone tells */
 };
@@ -98,22 +97,22 @@ static size_t own_fds(const struct ff_loop *base, int ret_fds[FF_LOOP_MAX_FDS])
     return loop->signal_fd < 0 ? 3 : 4;
 }
 
-static void restore_signals(struct ff_loop *base)
+static void abandon(struct ff_loop *base)
 {
     struct epoll_loop *loop = of(base);
 
     ff_signals_restore(&loop->signals);
-    pthread_sigmask(SIG_SETMASK, &loop->old_mask, NULL);
+    free(loop);
 }
 
 static void close_loop(struct ff_loop *base)
 {
     struct epoll_loop *loop = of(base);
 
-    restore_signals(base);
-    ff_signals_close(&loop->signals);
     ff_close(&loop->signal_fd);
     ff_close(&loop->epoll_fd);
+    ff_signals_restore(&loop->signals);
+    ff_signals_close(&loop->signals);
     free(loop);
 }
 
@@ -121,8 +120,8 @@ static const struct ff_loop_backend epoll_backend = {
     .watch = watch,
     .wait = wait_events,
     .own_fds = own_fds,
-    .restore_signals = restore_signals,
     .close = close_loop,
+    .abandon = abandon,
 };
 
 /* SIGCHLD is blocked in this thread for signalfd to see it. A thread that a preloaded module left running
@@ -152,7 +151,6 @@ int ff_loop_open_epoll(struct ff_loop **ret_loop)
         return -ENOMEM;
     loop->base.backend = &epoll_backend;
     loop->signal_fd = -1;
-    pthread_sigmask(SIG_SETMASK, NULL, &loop->old_mask);
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     error = loop->epoll_fd < 0 ? -errno : ff_signals_take(&loop->signals);
     if (error < 0) {

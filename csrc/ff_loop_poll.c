@@ -14,7 +14,7 @@ struct poll_loop {
     void **tags;
     size_t count;
     size_t capacity;
-    size_t next; /* where the next batch begins, so that a busy descriptor does not starve those behind it */
+    size_t next; /* where the next batch begins: behind the last one, lest a busy descriptor starve others */
 };
 
 static struct poll_loop *of(struct ff_loop *loop)
@@ -92,15 +92,16 @@ static int watch(struct ff_loop *base, int fd, unsigned interest, void *tag)
 static int collect(struct poll_loop *loop, struct ff_loop_event events[FF_LOOP_BATCH])
 {
     size_t others = loop->count - 1;
+    size_t step = 0;
     int count = 0;
 
-    for (size_t step = 0; step < others && count < FF_LOOP_BATCH; step++) {
+    for (; step < others && count < FF_LOOP_BATCH; step++) {
         size_t i = 1 + (loop->next + step) % others;
 
         if (loop->polled[i].revents != 0)
             events[count++] = (struct ff_loop_event){loop->tags[i], from_poll(loop->polled[i].revents)};
     }
-    loop->next++;
+    loop->next += step;
     return count;
 }
 
@@ -129,28 +130,31 @@ static size_t own_fds(const struct ff_loop *base, int ret_fds[FF_LOOP_MAX_FDS])
     return 2;
 }
 
-static void restore_signals(struct ff_loop *base)
+static void abandon(struct ff_loop *base)
 {
-    ff_signals_restore(&of(base)->signals);
+    struct poll_loop *loop = of(base);
+
+    ff_signals_restore(&loop->signals);
+    free(loop->polled);
+    free(loop->tags);
+    free(loop);
 }
 
 static void close_loop(struct ff_loop *base)
 {
     struct poll_loop *loop = of(base);
+    struct ff_signals signals = loop->signals;
 
-    restore_signals(base);
-    ff_signals_close(&loop->signals);
-    free(loop->polled);
-    free(loop->tags);
-    free(loop);
+    abandon(base);
+    ff_signals_close(&signals);
 }
 
 static const struct ff_loop_backend poll_backend = {
     .watch = watch,
     .wait = wait_events,
     .own_fds = own_fds,
-    .restore_signals = restore_signals,
     .close = close_loop,
+    .abandon = abandon,
 };
 
 int ff_loop_open_poll(struct ff_loop **ret_loop)

@@ -1,4 +1,4 @@
-/* ff_python.c: the core inside a Python process; the only file that knows of Python.
+/* ff_python.c: the core inside a Python process; its forks.
  *
  * cffi releases the GIL around a call. CPython's fork hooks need it, so each fork takes it for its length;
  * in the child ff_python_serve() then returns into Python as from any other call.

@@ -16,9 +16,9 @@
 #include "ff_loop.h"
 #include "ff_util.h"
 
-#define ACCEPT_RETRY_MS 50 /* how long the listener rests when there is no descriptor for a client */
+#define ACCEPT_RETRY_MS 50 /* how long the listener rests at most when there is no room for a client */
 
-#define OWN_FDS (FF_LOOP_MAX_FDS + 3) /* the loop's, listener, alive, reserve */
+#define OWN_FDS (FF_LOOP_MAX_FDS + 4) /* the loop's, listener, alive, reserve, the new child's held one */
 
 struct ff_server {
     struct ff_config config;
@@ -26,6 +26,7 @@ struct ff_server {
     int reserve_fd; /* given up for a moment when a pidfd needs the last descriptor */
     bool listening; /* the loop watches the listener */
     bool leaving;
+    bool in_child; /* the descriptors of the records below are closed: their numbers mean others now */
     struct ff_loop *loop;
     const struct ff_fork_hooks *hooks;
     struct ff_connection *connections;
@@ -50,6 +51,8 @@ int ff_server_new(const struct ff_config *config, struct ff_server **ret_server)
     error = ff_fd_set_nonblock(config->listener_fd);
     if (error == 0)
         error = ff_fd_set_cloexec(config->listener_fd);
+    if (error == 0 && config->alive_fd >= 0)
+        error = ff_fd_set_cloexec(config->alive_fd);
     if (error < 0) {
         free(server);
         return error;
@@ -154,11 +157,8 @@ static size_t count_fds(const struct ff_server *server)
 {
     size_t count = OWN_FDS + server->children.count;
 
-    for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
         count += 2 + other->reader.fd_count;
-        for (struct ff_child *child = other->dead; child != NULL; child = child->next)
-            count++;
-    }
     return count;
 }
 
@@ -169,40 +169,45 @@ static size_t add_fd(int *fds, size_t count, int fd)
     return count;
 }
 
-static size_t gather_fds(const struct ff_server *server, const struct ff_connection *served, int *fds)
+struct fork_job {
+    struct ff_server *server;
+    struct ff_connection *connection;
+    struct ff_child *child;
+    int *fds_to_close; /* allocated before the fork: a child without memory could not clean up */
+};
+
+static size_t gather_fds(const struct fork_job *job)
 {
+    const struct ff_server *server = job->server;
+    int *fds = job->fds_to_close;
     size_t count = server->loop->backend->own_fds(server->loop, fds);
 
     count = add_fd(fds, count, server->config.listener_fd);
     count = add_fd(fds, count, server->config.alive_fd);
     count = add_fd(fds, count, server->reserve_fd);
+    count = add_fd(fds, count, job->child->held_fd);
     count += ff_children_held_fds(&server->children, fds + count);
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
         count = add_fd(fds, count, other->sock);
         count = add_fd(fds, count, other->outbox.fd);
-        for (struct ff_child *child = other->dead; child != NULL; child = child->next)
-            count = add_fd(fds, count, child->held_fd);
-        if (other != served)
+        if (other != job->connection)
             for (size_t i = 0; i < other->reader.fd_count; i++)
                 count = add_fd(fds, count, other->reader.fds[i]);
     }
     return count;
 }
 
-struct fork_job {
-    struct ff_server *server;
-    struct ff_connection *connection;
-    int *fds_to_close; /* allocated before the fork: a child without memory could not clean up */
-};
-
 /* Runs in the child: nothing of the server stays but the request. */
 static void leave_server(void *arg)
 {
     struct fork_job *job = arg;
-    size_t count = gather_fds(job->server, job->connection, job->fds_to_close);
+    struct ff_server *server = job->server;
 
-    ff_fd_close_all(job->fds_to_close, count);
-    job->server->loop->backend->restore_signals(job->server->loop);
+    ff_fd_close_all(job->fds_to_close, gather_fds(job));
+    job->child->held_fd = -1;
+    server->loop->backend->abandon(server->loop);
+    server->loop = NULL;
+    server->in_child = true;
 }
 
 /* The first descriptor of the request stays with the server when the client wants it held. */
@@ -220,12 +225,10 @@ static void take_held_fd(struct ff_child *child, struct ff_connection *connectio
 }
 
 /* A full or broken pipe is the client's own loss. */
-static void write_stream(const struct ff_child *child, int64_t number)
+static void write_stream(int fd, int64_t number)
 {
-    if (!child->stream)
-        return;
-    ff_fd_set_nonblock(child->held_fd);
-    if (write(child->held_fd, &number, sizeof number) < 0)
+    ff_fd_set_nonblock(fd);
+    if (write(fd, &number, sizeof number) < 0)
         return;
 }
 
@@ -254,7 +257,8 @@ static void report_started(struct ff_server *server, struct ff_connection *conne
     int pidfd = wanted && server->config.backend == FF_BACKEND_AUTO ? open_pidfd(server, child->pid) : -1;
     struct ff_frame frame = ff_frame_make(FF_FRAME_STARTED, connection->header.id, (int32_t)child->pid);
 
-    write_stream(child, child->pid);
+    if (child->stream)
+        write_stream(child->held_fd, child->pid);
     ff_connection_post(connection, frame, pidfd < 0 ? -1 : pidfd);
     restore_reserve(server);
 }
@@ -264,31 +268,37 @@ static void report_failed(struct ff_connection *connection, int error)
     ff_connection_post(connection, ff_frame_make(FF_FRAME_FAILED, connection->header.id, -error), -1);
 }
 
+static pid_t fork_for(struct fork_job *job)
+{
+    if (job->child == NULL || job->fds_to_close == NULL)
+        return -ENOMEM;
+    take_held_fd(job->child, job->connection);
+    return ff_fork(job->server->hooks, leave_server, job);
+}
+
 /* Returns true in the child. */
 static bool fork_child(struct ff_server *server, struct ff_connection *connection)
 {
-    struct fork_job job = {server, connection, NULL};
-    struct ff_child *child = ff_child_new(connection, connection->header.id);
-    pid_t pid = -ENOMEM;
+    struct fork_job job = {
+        .server = server,
+        .connection = connection,
+        .child = ff_child_new(connection, connection->header.id),
+        .fds_to_close = malloc(count_fds(server) * sizeof *job.fds_to_close),
+    };
+    pid_t pid = fork_for(&job);
 
-    job.fds_to_close = malloc(count_fds(server) * sizeof *job.fds_to_close);
-    if (child != NULL && job.fds_to_close != NULL) {
-        take_held_fd(child, connection);
-        pid = ff_fork(server->hooks, leave_server, &job);
-        if (pid == 0)
-            return true;
-    }
     free(job.fds_to_close);
     if (pid > 0) {
-        child->pid = pid;
-        ff_children_add(&server->children, child);
-        report_started(server, connection, child);
-    } else {
-        report_failed(connection, (int)pid);
-        if (child != NULL)
-            ff_child_free(child);
+        job.child->pid = pid;
+        ff_children_add(&server->children, job.child);
+        report_started(server, connection, job.child);
+        return false;
     }
-    return false;
+    if (job.child != NULL)
+        ff_child_free(job.child);
+    if (pid < 0)
+        report_failed(connection, (int)pid);
+    return pid == 0;
 }
 
 /* Serve what a client has sent. Returns true in a child, whose request the connection then holds. */
@@ -307,11 +317,14 @@ static bool serve_client(struct ff_server *server, struct ff_connection *connect
 
 /* ---- deaths ---- */
 
+/* The sentinel ends at once, even when the client reads nothing; but behind the exit code when it does. */
 static void report_exit(struct ff_server *server, struct ff_child *child)
 {
     struct ff_connection *owner = child->owner;
+    FF_CLEANUP(ff_close) int held_fd = ff_steal_fd(&child->held_fd);
 
-    write_stream(child, child->exit_code);
+    if (child->stream)
+        write_stream(held_fd, child->exit_code);
     if (owner == NULL) {
         ff_child_free(child);
         return;
@@ -377,13 +390,14 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
 
     if (count < 0)
         return count;
+    /* Before the events: a listener that comes to rest in this batch stays so for the next wait. */
+    resume_listener(server);
     for (int i = 0; i < count; i++)
         if (serve_event(server, &events[i], ret_request))
             return 1;
     if (child_died)
         reap_children(server);
     drop_gone_clients(server);
-    resume_listener(server);
     return 0;
 }
 
@@ -417,8 +431,22 @@ int ff_server_serve(struct ff_server *server, struct ff_request *ret_request)
     return ff_server_serve_hooked(server, NULL, ret_request);
 }
 
+/* In a child the request's descriptors are the caller's, all others are closed. */
+static void forget_fds(struct ff_server *server)
+{
+    for (struct ff_connection *connection = server->connections; connection != NULL;
+         connection = connection->next) {
+        connection->sock = connection->outbox.fd = -1;
+        connection->reader.fd_count = 0;
+    }
+    ff_children_forget_fds(&server->children);
+    server->reserve_fd = server->config.alive_fd = server->config.listener_fd = -1;
+}
+
 void ff_server_free(struct ff_server *server)
 {
+    if (server->in_child)
+        forget_fds(server);
     while (server->connections != NULL) {
         struct ff_connection *connection = server->connections;
 

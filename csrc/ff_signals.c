@@ -24,6 +24,7 @@ int ff_signals_take(struct ff_signals *signals)
 {
     struct sigaction on_chld = {.sa_handler = wake, .sa_flags = SA_RESTART | SA_NOCLDSTOP};
     struct sigaction on_pipe = {.sa_handler = SIG_IGN};
+    sigset_t only_chld;
     int error = ff_fd_pipe(signals->wake_ends);
 
     if (error < 0)
@@ -33,11 +34,16 @@ int ff_signals_take(struct ff_signals *signals)
     sigemptyset(&on_pipe.sa_mask);
     sigaction(SIGCHLD, &on_chld, &signals->old_chld);
     sigaction(SIGPIPE, &on_pipe, &signals->old_pipe);
+    /* A process that blocks SIGCHLD hands the blocked signal on to those that it forks or executes. */
+    sigemptyset(&only_chld);
+    sigaddset(&only_chld, SIGCHLD);
+    pthread_sigmask(SIG_UNBLOCK, &only_chld, &signals->old_mask);
     return 0;
 }
 
 void ff_signals_restore(const struct ff_signals *signals)
 {
+    pthread_sigmask(SIG_SETMASK, &signals->old_mask, NULL);
     sigaction(SIGCHLD, &signals->old_chld, NULL);
     sigaction(SIGPIPE, &signals->old_pipe, NULL);
     wake_fd = -1;

@@ -7,13 +7,15 @@
 struct ff_signals {
     struct sigaction old_chld;
     struct sigaction old_pipe;
-    int wake_ends[2]; /* SIGCHLD's handler writes to [1] */
+    sigset_t old_mask; /* of the serving thread */
+    int wake_ends[2];  /* SIGCHLD's handler writes to [1] */
 };
 
-/* Watch SIGCHLD through a self-pipe and ignore SIGPIPE. One server at a time in one process. */
+/* Watch SIGCHLD, unblocked in this thread, through a self-pipe and ignore SIGPIPE. One server at a time in one
+ * process. */
 int ff_signals_take(struct ff_signals *signals);
 
-/* Put the dispositions back. The self-pipe stays open. */
+/* Put the dispositions and the mask back. The self-pipe stays open. */
 void ff_signals_restore(const struct ff_signals *signals);
 
 /* Close the self-pipe. */

@@ -5,8 +5,10 @@ Nothing that cffi hands out leaves this module.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._core import ffi, lib
@@ -38,6 +40,7 @@ REFUSALS: dict[int, str] = {
 }
 """Why a server refuses a request, by the value of a REFUSED frame."""
 
+HAS_IMMORTAL_OBJECTS: bool = sys.version_info[:2] >= (3, 12)
 _POLLHUP = 0x10
 
 
@@ -164,6 +167,16 @@ def pidfd_exit_code(pidfd: int) -> int | None:
     """Return the exit code of a process that has been reaped, from its pidfd; None where it cannot be told."""
     code = ffi.new("int *")
     return code[0] if lib.ff_pidfd_exit_code(pidfd, code) == 0 else None
+
+
+def immortalize_heap() -> int:
+    """Make every object that now exists immortal: its reference count is no longer written. How many were not.
+
+    Raises `OSError` (ENOSYS) where that is not possible: it takes CPython 3.12 or later with a GIL.
+    """
+    if not HAS_IMMORTAL_OBJECTS:
+        raise OSError(errno.ENOSYS, "this CPython has no immortal objects")
+    return _check(lib.ff_python_immortalize())
 
 
 def measure_floor(rounds: int) -> list[float]:

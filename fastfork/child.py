@@ -45,7 +45,12 @@ def _serve(request: Request, config: TemplateConfig) -> int:
     resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
     if not request.payload:
         return spawn._main(sentinel, os.dup(sentinel))
-    code: int = _load(request.payload)._bootstrap(sentinel)
+    return run_payload(request.payload, sentinel)
+
+
+def run_payload(payload: bytes, parent_sentinel: int | None) -> int:
+    """Become the process that `payload` holds, run it and return its exit code."""
+    code: int = _load(payload)._bootstrap(parent_sentinel)
     return code
 
 

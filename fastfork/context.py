@@ -173,9 +173,10 @@ class _StartMethods(dict):  # type: ignore[type-arg]
 
 def replace_start_methods(names: tuple[str, ...] | None) -> None:
     """Give whoever asks for one of these start methods, or for the default one, fastfork. None means all of them."""
-    for name in names or tuple(context._concrete_contexts):  # type: ignore[attr-defined]
-        context._concrete_contexts[name] = _contexts[None]
-    default: Any = context._default_context  # type: ignore[attr-defined]
+    methods: dict[str, Any] = vars(context)["_concrete_contexts"]
+    for name in names or tuple(methods):
+        methods[name] = _contexts[None]
+    default: Any = vars(context)["_default_context"]
     default._default_context = _contexts[None]
     default._actual_context = None
 

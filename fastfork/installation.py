@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sysconfig
 from typing import TYPE_CHECKING, Any
@@ -47,18 +48,14 @@ def take_over(what: str) -> None:
     """
     if what == TAKE_NOTHING:
         return
-    import multiprocessing.forkserver
-    import multiprocessing.popen_forkserver
-    import multiprocessing.spawn
-
     from . import context, forkserver
 
     context.get_context()
     forkserver._forkserver.takes_over = what
     for name in _REPLACED_FUNCTIONS:
-        _replace(multiprocessing.forkserver, name, getattr(forkserver, name))
-    _replace(multiprocessing.popen_forkserver, "Popen", _popen_class())
-    _replace(multiprocessing.spawn, "get_preparation_data", _preparation_data_for_tree)
+        _replace("multiprocessing.forkserver", name, getattr(forkserver, name))
+    _replace("multiprocessing.popen_forkserver", "Popen", _popen_class())
+    _replace("multiprocessing.spawn", "get_preparation_data", _preparation_data_for_tree)
     if what != TAKE_FORKSERVER:
         context.replace_start_methods(("fork", "forkserver") if what == TAKE_ALL_BUT_SPAWN else None)
 
@@ -91,11 +88,15 @@ def uninstall() -> None:
     _originals.clear()
 
 
-def _replace(module: Any, name: str, value: Any) -> None:
+def _replace(module_name: str, name: str, value: Any) -> None:
+    # Not by an import statement: the module may just be being imported, and not be in its package yet.
+    module = importlib.import_module(module_name)
     current = getattr(module, name, None)
-    if current is not value:
-        _originals.setdefault((module.__name__, name), current)
-        setattr(module, name, value)
+    if current is value:
+        return
+    if current is not None:
+        _originals.setdefault((module_name, name), current)
+    setattr(module, name, value)
 
 
 _installed_popen: Any = None

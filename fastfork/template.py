@@ -6,7 +6,6 @@ a fork of the process that wants one.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import json
@@ -22,6 +21,7 @@ from . import _native, child
 from .installation import take_over
 from .launch import TemplateConfig
 from .preload import PreloadFailedError, preload
+from .warmup import warm_up
 
 _MAX_TRACEBACK = 30_000
 """Characters of a traceback that are reported: what a pipe takes without a reader."""
@@ -29,28 +29,37 @@ _MAX_TRACEBACK = 30_000
 
 def main(config_fd: int) -> NoReturn:
     """Run a template as the launching client has described it on `config_fd`. Ends the process."""
+    code = 1
     with open(config_fd, "rb") as stream:
         config = TemplateConfig(**pickle.load(stream))
     try:
-        _set_up(config)
-        run_server(config)
+        if _set_up(config):
+            run_server(config)
+            code = 0
+    except Exception:
+        sys.excepthook(*sys.exc_info())
     finally:
         shutil.rmtree(os.path.dirname(config.address), ignore_errors=True)
-    sys.exit(0)
+        # An immortal heap is not for the interpreter to take apart.
+        util._flush_std_streams()  # type: ignore[attr-defined]
+        os._exit(code)
 
 
-def _set_up(config: TemplateConfig) -> None:
+def _set_up(config: TemplateConfig) -> bool:
+    """Become what the client has described: whether that went well."""
     sys.path[:] = config.sys_path
     sys.argv[:] = config.sys_argv
     gc.disable()
     take_over(config.takes_over)
     for name in config.modules:
         importlib.import_module(name)
-    _preload_and_report(config)
+    if not _preload_and_report(config):
+        return False
     util._close_stdin()  # type: ignore[attr-defined]
+    return True
 
 
-def _preload_and_report(config: TemplateConfig) -> None:
+def _preload_and_report(config: TemplateConfig) -> bool:
     """Preload; what fails is told to the client that waits, and to standard error."""
     with os.fdopen(config.report_fd, "w") as report:
         try:
@@ -59,13 +68,8 @@ def _preload_and_report(config: TemplateConfig) -> None:
             sys.stderr.write(error.traceback)
             sys.stderr.flush()
             json.dump({"module": error.module, "traceback": error.traceback[-_MAX_TRACEBACK:]}, report)
-            report.flush()
-            _leave(config, 1)
-
-
-def _leave(config: TemplateConfig, code: int) -> NoReturn:
-    shutil.rmtree(os.path.dirname(config.address), ignore_errors=True)
-    os._exit(code)
+            return False
+    return True
 
 
 def run_server(config: TemplateConfig) -> None:
@@ -75,7 +79,7 @@ def run_server(config: TemplateConfig) -> None:
     """
     server = _native.Server(config.listener_fd, config.alive_fd, config.authkey)
     old_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the program, not for its server
-    _freeze_heap()
+    warm_up(child.run_payload)
     request = server.serve()
     if request is not None:
         signal.signal(signal.SIGINT, old_handler)
@@ -83,10 +87,3 @@ def run_server(config: TemplateConfig) -> None:
         child.run(request, config)
     server.close()
     signal.signal(signal.SIGINT, old_handler)
-
-
-def _freeze_heap() -> None:
-    """Take all that is there out of the collector's sight: a collection in a child would write to every page."""
-    with contextlib.suppress(AttributeError):
-        gc.collect()
-        gc.freeze()

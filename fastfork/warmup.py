@@ -1,0 +1,102 @@
+"""Preparing a template's memory, so that its children write to as few of its pages as can be.
+
+After a fork every page that a child writes to is copied: at a few hundred pages that is the largest part of a child's
+cost. Three levers, each of which ``FASTFORK_DISABLE`` (their names, separated by commas) leaves out:
+
+========== ===========================================================================================================
+freeze     The collector is off during the preload and then forgets what is there (`gc.freeze`): a collection in a
+           child writes to nothing of it. Cyclic garbage of the preload is collected once, before.
+rehearse   The way of a child, from unpickling to its end, is gone some times in the template: caches, specialised
+           bytecode and bindings of symbols are written before any fork, and not by each child.
+immortal   CPython 3.12 and later: what the template holds is no longer counted, so that using it does not write to
+           it. Children never free these objects.
+========== ===========================================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import sys
+import threading
+import weakref
+from multiprocessing import context as mp_context
+from multiprocessing import process, reduction, spawn, util
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from .context import FastForkProcess
+from .preparation import preparation_data
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_REHEARSALS = 30
+"""Rounds: CPython specialises bytecode after a few, and its caches settle."""
+
+
+def warm_up(run_payload: Callable[[bytes, Any], object]) -> None:
+    """Pull all the levers that are not disabled. The last thing that a template does before it serves.
+
+    Parameters
+    ----------
+    run_payload:
+        What a child does with the payload of its request and the sentinel of its parent.
+
+    """
+    disabled = os.environ.get("FASTFORK_DISABLE", "").split(",")
+    if "rehearse" not in disabled:
+        _rehearse(run_payload)
+    gc.collect()
+    if "immortal" not in disabled:
+        with contextlib.suppress(OSError):
+            _native.immortalize_heap()
+    if "freeze" not in disabled:
+        gc.freeze()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _rehearse(run_payload: Callable[[bytes, Any], object]) -> None:
+    with _unchanged_process():
+        payload = _pickled_process()
+        for _ in range(_REHEARSALS):
+            run_payload(payload, None)
+            util._exit_function()  # type: ignore[attr-defined]
+            vars(util)["_exiting"] = False
+
+
+def _pickled_process() -> bytes:
+    """Pickle what a client sends for a process that does nothing."""
+    buffer = io.BytesIO()
+    mp_context.set_spawning_popen(object())  # type: ignore[arg-type]
+    try:
+        reduction.dump(preparation_data("Process-1"), buffer)
+        reduction.dump(FastForkProcess(target=_nothing), buffer)
+    finally:
+        mp_context.set_spawning_popen(None)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _unchanged_process() -> Iterator[None]:
+    """Have this process be afterwards what it was, whatever multiprocessing did to become a child."""
+    current = process.current_process()
+    default_context = vars(mp_context)["_default_context"]
+    owners = (process, util, spawn, threading, current, default_context)
+    saved = [dict(vars(owner)) for owner in owners]
+    sys_path, sys_argv = sys.path, sys.argv
+    # What preloaded modules have registered for a fork or an end is for real ones.
+    vars(util).update(_afterfork_registry=weakref.WeakValueDictionary(), _finalizer_registry={})
+    # The end of this interpreter's threads is not to be played, and standard input is closed already.
+    vars(threading)["_shutdown"] = vars(util)["_close_stdin"] = _nothing
+    try:
+        yield
+    finally:
+        sys.path, sys.argv = sys_path, sys_argv
+        for owner, names in zip(owners, saved):
+            vars(owner).update(names)
