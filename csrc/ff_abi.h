@@ -106,8 +106,9 @@ int ff_pidfd_open(int pid);
 int ff_pidfd_exit_code(int pidfd, int *ret_code);
 
 /* Make every object of this process immortal that the collector tracks, and what they refer to: how many
- * were not. For CPython 3.12 and later; -ENOSYS for builds that count references otherwise. */
-long long ff_python_immortalize(void);
+ * were not. count: what this CPython, 3.12 or later, gives immortal objects as the lower 32 bits of their
+ * reference count. -ENOSYS for builds that count references otherwise. */
+long long ff_python_immortalize(uint32_t count);
 
 /* Time `rounds` bare fork + _exit + waitpid cycles of this process, in seconds each. */
 int ff_measure_floor(int rounds, double *ret_seconds);

@@ -1,8 +1,8 @@
 /* ff_python_heap.c: an immortal heap (PEP 683).
  *
  * A child writes to an object by merely using it: the reference count is in the object, and the kernel
- * copies the page. What is immortal is not counted. 3.12 and later skip the count of an object whose lower
- * 32 bits of it are all ones; builds without a GIL count otherwise and are left alone.
+ * copies the page. What is immortal is not counted: 3.12 and later tell it by the highest of the lower 32
+ * bits of the count. Builds without a GIL count otherwise and are left alone.
  */
 #include <Python.h>
 
@@ -13,23 +13,23 @@
 
 #if !defined(Py_GIL_DISABLED) && UINTPTR_MAX > UINT32_MAX && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 
-#define IMMORTAL_COUNT UINT32_MAX
-
 /* Objects that are reachable only through what the collector does not track. */
 struct pending {
     PyObject **objects;
     size_t count;
     size_t capacity;
     size_t marked;
+    uint32_t immortal; /* the count that CPython itself gives to what is immortal */
 };
 
-static int make_immortal(PyObject *object)
+static int make_immortal(PyObject *object, struct pending *pending)
 {
     uint32_t *count = (uint32_t *)object;
 
     if ((int32_t)*count < 0)
         return 0;
-    *count = IMMORTAL_COUNT;
+    *count = pending->immortal;
+    pending->marked++;
     return 1;
 }
 
@@ -53,9 +53,8 @@ static int visit(PyObject *object, void *arg)
 {
     struct pending *pending = arg;
 
-    if (!make_immortal(object))
+    if (!make_immortal(object, pending))
         return 0;
-    pending->marked++;
     return PyObject_GC_IsTracked(object) ? 0 : push(pending, object);
 }
 
@@ -114,7 +113,7 @@ static int immortalize_all(PyObject *tracked, PyObject *code_type, struct pendin
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *object = PyList_GetItem(tracked, i);
 
-        pending->marked += (size_t)make_immortal(object);
+        make_immortal(object, pending);
         if (visit_referents(object, pending) < 0 || follow_pending(code_type, pending) < 0)
             return -1;
     }
@@ -130,10 +129,10 @@ static PyObject *get_attribute(const char *module_name, const char *name)
     return attribute;
 }
 
-long long ff_python_immortalize(void)
+long long ff_python_immortalize(uint32_t count)
 {
     PyGILState_STATE state = PyGILState_Ensure();
-    struct pending pending = {NULL, 0, 0, 0};
+    struct pending pending = {.immortal = count};
     PyObject *get_objects = get_attribute("gc", "get_objects");
     PyObject *code_type = get_attribute("types", "CodeType");
     PyObject *tracked = get_objects == NULL ? NULL : PyObject_CallObject(get_objects, NULL);
@@ -152,8 +151,9 @@ long long ff_python_immortalize(void)
 
 #else
 
-long long ff_python_immortalize(void)
+long long ff_python_immortalize(uint32_t count)
 {
+    (void)count;
     return -ENOSYS;
 }
 

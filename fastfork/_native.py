@@ -9,10 +9,10 @@ import errno
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
 
 from ._core import ffi, lib
 
+TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,23 +41,33 @@ REFUSALS: dict[int, str] = {
 """Why a server refuses a request, by the value of a REFUSED frame."""
 
 HAS_IMMORTAL_OBJECTS: bool = sys.version_info[:2] >= (3, 12)
+# Extensions built for the stable ABI of 3.11 and older count immortal objects too. Until 3.13 that takes the count
+# into its upper half, where it does no harm; from 3.14 on there is none, and the value leaves room on both sides.
+_IMMORTAL_COUNT = 0xC0000000 if sys.version_info[:2] >= (3, 14) else 0xFFFFFFFF
+
 _POLLHUP = 0x10
 
 
-class Frame(NamedTuple):
+class Frame:
     """A frame from the server; `fd` is the descriptor that came along, or -1."""
 
-    type: int
-    id: int
-    value: int
-    fd: int
+    __slots__ = ("fd", "id", "type", "value")
+
+    def __init__(self, frame_type: int, frame_id: int, value: int, fd: int) -> None:
+        self.type = frame_type
+        self.id = frame_id
+        self.value = value
+        self.fd = fd
 
 
-class Request(NamedTuple):
+class Request:
     """A request as the child that serves it sees it. The child owns the descriptors."""
 
-    payload: bytes
-    fds: list[int]
+    __slots__ = ("fds", "payload")
+
+    def __init__(self, payload: bytes, fds: list[int]) -> None:
+        self.payload = payload
+        self.fds = fds
 
 
 def _check(result: int) -> int:
@@ -176,7 +186,7 @@ def immortalize_heap() -> int:
     """
     if not HAS_IMMORTAL_OBJECTS:
         raise OSError(errno.ENOSYS, "this CPython has no immortal objects")
-    return _check(lib.ff_python_immortalize())
+    return _check(lib.ff_python_immortalize(_IMMORTAL_COUNT))
 
 
 def measure_floor(rounds: int) -> list[float]:

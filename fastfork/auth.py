@@ -10,8 +10,8 @@ import hmac
 import os
 import struct
 from multiprocessing import AuthenticationError
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 

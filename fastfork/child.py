@@ -8,13 +8,15 @@ import os
 import pickle
 import sys
 from multiprocessing import process, resource_tracker, spawn, util
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from .forkserver import _forkserver
 
+TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from ._native import Request
-    from .launch import TemplateConfig
+    from .config import TemplateConfig
 
 _RUNS_ATEXIT = sys.version_info >= (3, 13)
 """From 3.13 on a child runs the exit functions that its own code registers; before, BaseProcess._bootstrap()

@@ -15,11 +15,11 @@ import signal
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from . import _native
 from .auth import authenticate
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

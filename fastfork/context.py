@@ -6,10 +6,11 @@ import os
 import sys
 from multiprocessing import context, reduction
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .forkserver import ForkServer
 

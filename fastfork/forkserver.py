@@ -7,20 +7,22 @@ by all children of the tree, and starts another one when it has died.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
 import weakref
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING
 
-from .launch import LaunchedTemplate, TemplateConfig, launch
+from .config import TemplateConfig
 from .preparation import main_module_of, preparation_data
 
+TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .client import Child, Connection
+    from .launch import LaunchedTemplate
 
 __all__ = [
     "MAXFDS_TO_SEND",
@@ -35,6 +37,7 @@ MAXFDS_TO_SEND = 256
 """Descriptors that a caller may pass to one child."""
 
 _SHARED_MODULES = (
+    "multiprocessing.connection",
     "multiprocessing.pool",
     "multiprocessing.queues",
     "multiprocessing.synchronize",
@@ -74,7 +77,7 @@ class ForkServer:
         self._preload_on_error = "ignore"
         self._launched: LaunchedTemplate | None = None
         self._connection: Connection | None = None
-        _after_fork_in_child(self)
+        self._knows_forks = False
 
     # ---- the standard library's interface ----
 
@@ -201,6 +204,7 @@ class ForkServer:
     def _open_connection(self) -> Connection:
         from .client import Connection
 
+        self._watch_forks()
         address, authkey = self._forkserver_address, self._forkserver_authkey
         assert address is not None
         assert authkey is not None
@@ -226,6 +230,8 @@ class ForkServer:
         return True
 
     def _launch(self) -> None:
+        from .launch import launch
+
         data = preparation_data("ignore")
         config = TemplateConfig(
             preload=self._preload_modules,
@@ -271,6 +277,12 @@ class ForkServer:
                 os.waitpid(launched.pid, 0)
             self._forget()
 
+    def _watch_forks(self) -> None:
+        """Learn of forks of this process from now on: only a process that has a connection needs to."""
+        if not self._knows_forks:
+            self._knows_forks = True
+            os.register_at_fork(after_in_child=functools.partial(_reset, weakref.ref(self)))
+
     def after_fork_in_child(self) -> None:
         """Become usable after a raw ``os.fork()``: the connection and the template's death are the parent's."""
         self._lock = threading.RLock()
@@ -281,16 +293,10 @@ class ForkServer:
             connection.abandon()
 
 
-def _after_fork_in_child(server: ForkServer) -> None:
-    reference = weakref.ref(server)
-
-    def reset() -> None:
-        live = reference()
-        if live is not None:
-            live.after_fork_in_child()
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=reset)
+def _reset(reference: weakref.ref[ForkServer]) -> None:
+    server = reference()
+    if server is not None:
+        server.after_fork_in_child()
 
 
 def _is_live_child(pid: int) -> bool:

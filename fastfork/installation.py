@@ -1,16 +1,22 @@
-"""multiprocessing's own start methods on fastfork: in one process and its tree, or in an environment."""
+"""multiprocessing's own start methods on fastfork, in one process and its tree."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sysconfig
-from typing import TYPE_CHECKING, Any
+import sys
 
+from . import import_hook
+
+TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-_REPLACED_FUNCTIONS = (
+TAKE_NOTHING = ""
+TAKE_FORKSERVER = "forkserver"
+TAKE_ALL = "all"
+TAKE_ALL_BUT_SPAWN = "all but spawn"
+
+_REPLACED_IN_FORKSERVER = (
     "_forkserver",
     "ensure_running",
     "get_inherited_fds",
@@ -18,13 +24,11 @@ _REPLACED_FUNCTIONS = (
     "set_forkserver_preload",
 )
 
-TAKE_NOTHING = ""
-TAKE_FORKSERVER = "forkserver"
-TAKE_ALL = "all"
-TAKE_ALL_BUT_SPAWN = "all but spawn"
-
 _originals: dict[tuple[str, str], Any] = {}
 """What stood in a module of the standard library before, by module and name."""
+
+_finder: import_hook.Finder | None = None
+_popen_class: Any = None
 
 
 def install() -> None:
@@ -36,6 +40,20 @@ def install() -> None:
     take_over(TAKE_FORKSERVER)
 
 
+def uninstall() -> None:
+    """Give multiprocessing its own "forkserver" back; processes that run already are not touched."""
+    global _finder
+    from . import forkserver
+
+    forkserver._forkserver.takes_over = TAKE_NOTHING
+    if _finder is not None:
+        import_hook.forget(_finder)
+        _finder = None
+    for (module_name, name), original in _originals.items():
+        setattr(sys.modules[module_name], name, original)
+    _originals.clear()
+
+
 def take_over(what: str) -> None:
     """Run start methods of multiprocessing on fastfork, in this process and in its whole tree.
 
@@ -45,19 +63,54 @@ def take_over(what: str) -> None:
         `TAKE_FORKSERVER`: the method "forkserver". `TAKE_ALL`: every method, the default one too, whatever name the
         program asks for. `TAKE_ALL_BUT_SPAWN`: all but that one. `TAKE_NOTHING`: nothing.
 
+    Raises `ValueError` where fastfork is not supported.
+
     """
+    global _finder
     if what == TAKE_NOTHING:
         return
     from . import context, forkserver
 
     context.get_context()
     forkserver._forkserver.takes_over = what
-    for name in _REPLACED_FUNCTIONS:
-        _replace("multiprocessing.forkserver", name, getattr(forkserver, name))
-    _replace("multiprocessing.popen_forkserver", "Popen", _popen_class())
-    _replace("multiprocessing.spawn", "get_preparation_data", _preparation_data_for_tree)
+    _replace_what_is_imported()
+    if _finder is None:
+        _finder = import_hook.on_import(_replace_what_is_imported)
     if what != TAKE_FORKSERVER:
         context.replace_start_methods(("fork", "forkserver") if what == TAKE_ALL_BUT_SPAWN else None)
+
+
+def _replace_what_is_imported() -> None:
+    """Replace what fastfork does in multiprocessing's modules; those not imported yet have their turn then."""
+    from . import forkserver
+
+    if "multiprocessing.forkserver" in sys.modules:
+        for name in _REPLACED_IN_FORKSERVER:
+            _replace("multiprocessing.forkserver", name, getattr(forkserver, name))
+    if "multiprocessing.popen_forkserver" in sys.modules:
+        _replace("multiprocessing.popen_forkserver", "Popen", _forkserver_popen())
+    if "multiprocessing.spawn" in sys.modules:
+        _replace("multiprocessing.spawn", "get_preparation_data", _preparation_data_for_tree)
+
+
+def _replace(module_name: str, name: str, value: Any) -> None:
+    module = sys.modules[module_name]
+    current = getattr(module, name, None)  # nothing, in a module that is just being imported
+    if current is value:
+        return
+    if current is not None:
+        _originals.setdefault((module_name, name), current)
+    setattr(module, name, value)
+
+
+def _forkserver_popen() -> Any:
+    """Return `fastfork.popen.Popen` as a class that calls itself "forkserver"; always the same one."""
+    global _popen_class
+    if _popen_class is None:
+        from .popen import Popen
+
+        _popen_class = type("Popen", (Popen,), {"method": "forkserver", "__module__": Popen.__module__})
+    return _popen_class
 
 
 class _TakeOver:
@@ -74,120 +127,3 @@ def _preparation_data_for_tree(name: str) -> dict[str, Any]:
     data: dict[str, Any] = _originals["multiprocessing.spawn", "get_preparation_data"](name)
     data["fastfork"] = _TakeOver()  # spawn.prepare() passes over what it does not know
     return data
-
-
-def uninstall() -> None:
-    """Give multiprocessing its own "forkserver" back; processes that run already are not touched."""
-    import sys
-
-    from . import forkserver
-
-    forkserver._forkserver.takes_over = TAKE_NOTHING
-    for (module_name, name), original in _originals.items():
-        setattr(sys.modules[module_name], name, original)
-    _originals.clear()
-
-
-def _replace(module_name: str, name: str, value: Any) -> None:
-    # Not by an import statement: the module may just be being imported, and not be in its package yet.
-    module = importlib.import_module(module_name)
-    current = getattr(module, name, None)
-    if current is value:
-        return
-    if current is not None:
-        _originals.setdefault((module_name, name), current)
-    setattr(module, name, value)
-
-
-_installed_popen: Any = None
-
-
-def _popen_class() -> Any:
-    """Return `fastfork.popen.Popen` as a class that calls itself "forkserver"; always the same one."""
-    global _installed_popen
-    if _installed_popen is None:
-        from .popen import Popen
-
-        _installed_popen = type("Popen", (Popen,), {"method": "forkserver", "__module__": Popen.__module__})
-    return _installed_popen
-
-
-# ---- a whole environment ----
-
-_PTH_NAME = "fastfork-install.pth"
-_HOOK_NAME = "_fastfork_install.py"
-
-_PTH = "import os; os.environ.get('FASTFORK_INSTALL') == '1' and __import__('_fastfork_install')\n"
-
-_HOOK = '''\
-"""Written by `fastfork install-pth`: with FASTFORK_INSTALL=1, "forkserver" runs on fastfork here.
-
-It waits for multiprocessing's fork server to be imported, so that other programs pay nothing.
-"""
-
-import sys
-
-_MODULES = ("multiprocessing.forkserver", "multiprocessing.popen_forkserver")
-
-
-class _Finder:
-    """Finds nothing itself; has the modules' own loaders followed by the installation."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name not in _MODULES:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None:
-                _follow(spec.loader)
-                return spec
-        return None
-
-
-def _follow(loader):
-    execute = loader.exec_module
-
-    def exec_module(module):
-        execute(module)
-        import fastfork
-
-        fastfork.install()
-
-    loader.exec_module = exec_module
-
-
-sys.meta_path.insert(0, _Finder())
-'''
-
-
-def _site_packages(directory: str | None) -> str:
-    return directory or sysconfig.get_path("purelib")
-
-
-def install_pth(directory: str | None = None) -> list[str]:
-    """Have ``FASTFORK_INSTALL=1`` install fastfork in every interpreter of this environment, ``-I`` ones too.
-
-    Parameters
-    ----------
-    directory:
-        A directory on the interpreter's site path; None for this environment's site-packages.
-
-    Returns the paths of the files written. Raises `OSError` when they cannot be.
-
-    """
-    paths = []
-    for name, text in ((_HOOK_NAME, _HOOK), (_PTH_NAME, _PTH)):
-        path = os.path.join(_site_packages(directory), name)
-        with open(path, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        paths.append(path)
-    return paths
-
-
-def uninstall_pth(directory: str | None = None) -> list[str]:
-    """Undo `install_pth`: the paths of the files removed, none if there were none."""
-    paths = [os.path.join(_site_packages(directory), name) for name in (_PTH_NAME, _HOOK_NAME)]
-    removed = [path for path in paths if os.path.exists(path)]
-    for path in removed:
-        os.remove(path)
-    return removed

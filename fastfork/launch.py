@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import shutil
 import socket
 import tempfile
-from dataclasses import dataclass, field
 from multiprocessing import spawn, util
-from typing import TYPE_CHECKING, Any
 
 from .errors import PreloadError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
+
+    from .config import TemplateConfig
 
 AUTHKEY_SIZE = 32
 """Bytes of the key that a template shares with its clients."""
@@ -25,38 +26,22 @@ _MAX_ADDRESS = 100
 """Bytes of a socket's path that every POSIX system takes (Linux: 107)."""
 
 
-@dataclass
-class TemplateConfig:
-    """What a template has to know. It travels to the new interpreter by pickle, over a pipe."""
-
-    preload: list[str]
-    on_error: str
-    name: str | None
-    nested: str
-    takes_over: str
-    main: dict[str, str]
-    sys_path: list[str]
-    sys_argv: list[str]
-    modules: list[str]
-    """Modules of multiprocessing itself that the client has imported: its children will need them."""
-    authkey: bytes = field(default_factory=lambda: os.urandom(AUTHKEY_SIZE))
-    address: str = ""
-    listener_fd: int = -1
-    alive_fd: int = -1
-    report_fd: int = -1
-
-
-@dataclass
 class LaunchedTemplate:
-    """A template that this process has started."""
+    """A template that this process has started.
 
-    pid: int
-    address: str
-    authkey: bytes
-    alive_fd: int
-    """The write end of the pipe whose end tells the template that its last client has gone."""
-    report_fd: int
-    """Where the template says what went wrong before it served."""
+    Attributes
+    ----------
+    alive_fd:
+        The write end of the pipe whose end tells the template that its last client has gone.
+
+    """
+
+    def __init__(self, pid: int, config: TemplateConfig, alive_fd: int, report_fd: int) -> None:
+        self.pid = pid
+        self.address = config.address
+        self.authkey = config.authkey
+        self.alive_fd = alive_fd
+        self._report_fd = report_fd
 
     def remove_address(self) -> None:
         """Remove the socket of a template that has died: its own clean-up did not run."""
@@ -64,19 +49,19 @@ class LaunchedTemplate:
 
     def close(self) -> None:
         """Close the descriptors: the template then leaves, once no other client holds them."""
-        for fd in (self.alive_fd, self.report_fd):
+        for fd in (self.alive_fd, self._report_fd):
             if fd >= 0:
                 os.close(fd)
-        self.alive_fd = self.report_fd = -1
+        self.alive_fd = self._report_fd = -1
 
     def raise_preload_error(self) -> None:
         """Raise `PreloadError` if the template left because of one."""
-        if self.report_fd < 0:
+        if self._report_fd < 0:
             return
-        with open(self.report_fd, "rb", closefd=False) as stream:
+        with open(self._report_fd, "rb", closefd=False) as stream:
             report = stream.read()
         if report:
-            raise _with_note(PreloadError(**json.loads(report)))
+            raise _with_note(PreloadError(*pickle.loads(report)))
 
 
 def _with_note(error: PreloadError) -> PreloadError:
@@ -91,22 +76,21 @@ def launch(config: TemplateConfig) -> LaunchedTemplate:
 
     Raises `OSError` when the socket cannot be made or the interpreter not be started.
     """
+    config.authkey = os.urandom(AUTHKEY_SIZE)
     with contextlib.ExitStack() as on_failure:
         listener, config.address = _listen(on_failure)
         config.listener_fd = listener.fileno()
         config_r, config_w = _pipe(on_failure)
         config.alive_fd, alive_w = _pipe(on_failure)
         report_r, config.report_fd = _pipe(on_failure)
-        theirs = [config_r, config.listener_fd, config.alive_fd, config.report_fd]
-        pid = _spawn(config_r, theirs)
+        pid = _spawn(config_r, [config_r, config.listener_fd, config.alive_fd, config.report_fd])
         on_failure.pop_all()
     listener.close()
-    for fd in theirs:
-        if fd != config.listener_fd:
-            os.close(fd)
+    for fd in (config_r, config.alive_fd, config.report_fd):
+        os.close(fd)
     with open(config_w, "wb") as stream, contextlib.suppress(BrokenPipeError):
         stream.write(pickle.dumps(vars(config)))
-    return LaunchedTemplate(pid, config.address, config.authkey, alive_w, report_r)
+    return LaunchedTemplate(pid, config, alive_w, report_r)
 
 
 def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
@@ -157,7 +141,7 @@ def _spawn(config_fd: int, fds: list[int]) -> int:
     package_parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     # The standard library's modules come first: the client's path may hold files of the same names.
     command = (
-        "import sys, multiprocessing.forkserver; "
+        "import sys, multiprocessing.resource_tracker; "
         f"sys.path.insert(0, {package_parent!r}); import fastfork; sys.path.remove({package_parent!r}); "
         f"from fastfork.template import main; main({config_fd})"
     )

@@ -7,13 +7,14 @@ import os
 import threading
 from multiprocessing import popen_fork, reduction, util
 from multiprocessing.context import set_spawning_popen
-from typing import TYPE_CHECKING, Any
 
 from . import forkserver
 from .preparation import preparation_data
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
+    from typing import Any
 
     from .client import Child
     from .forkserver import ForkServer

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import traceback
+import functools
 import warnings
 from multiprocessing import process, spawn, util
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,6 +15,8 @@ class PreloadFailedError(Exception):
     """A preload failed and the template was told to fail with it. It carries the exception's traceback."""
 
     def __init__(self, module: str, error: BaseException) -> None:
+        import traceback  # large, and rarely needed
+
         super().__init__(module)
         self.module = module
         self.traceback = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -36,10 +37,10 @@ def preload(names: list[str], main: dict[str, str], on_error: str) -> None:
 
     """
     if "__main__" in names:
-        _attempt("__main__", lambda: _import_main(main), on_error)
+        _attempt("__main__", functools.partial(_import_main, main), on_error)
     for name in names:
         if name != "__main__":
-            _attempt(name, lambda name=name: importlib.import_module(name), on_error)  # type: ignore[misc]
+            _attempt(name, functools.partial(__import__, name), on_error)
     # Children would inherit what is still buffered, and print it again (gh-135335).
     util._flush_std_streams()  # type: ignore[attr-defined]
 

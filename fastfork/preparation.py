@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import multiprocessing
 from multiprocessing import spawn
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing would cost every child of a template
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def preparation_data(name: str) -> dict[str, Any]:

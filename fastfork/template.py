@@ -7,21 +7,21 @@ a fork of the process that wants one.
 from __future__ import annotations
 
 import gc
-import importlib
-import json
 import os
 import pickle
-import shutil
 import signal
 import sys
 from multiprocessing import util
-from typing import NoReturn
 
 from . import _native, child
+from .config import TemplateConfig
 from .installation import take_over
-from .launch import TemplateConfig
 from .preload import PreloadFailedError, preload
 from .warmup import warm_up
+
+TYPE_CHECKING = False  # importing typing would cost every child of a template
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _MAX_TRACEBACK = 30_000
 """Characters of a traceback that are reported: what a pipe takes without a reader."""
@@ -39,10 +39,18 @@ def main(config_fd: int) -> NoReturn:
     except Exception:
         sys.excepthook(*sys.exc_info())
     finally:
-        shutil.rmtree(os.path.dirname(config.address), ignore_errors=True)
+        _remove_address(config.address)
         # An immortal heap is not for the interpreter to take apart.
         util._flush_std_streams()  # type: ignore[attr-defined]
         os._exit(code)
+
+
+def _remove_address(address: str) -> None:
+    try:
+        os.unlink(address)
+        os.rmdir(os.path.dirname(address))
+    except FileNotFoundError:
+        pass  # its client was quicker
 
 
 def _set_up(config: TemplateConfig) -> bool:
@@ -52,7 +60,7 @@ def _set_up(config: TemplateConfig) -> bool:
     gc.disable()
     take_over(config.takes_over)
     for name in config.modules:
-        importlib.import_module(name)
+        __import__(name)
     if not _preload_and_report(config):
         return False
     util._close_stdin()  # type: ignore[attr-defined]
@@ -61,13 +69,13 @@ def _set_up(config: TemplateConfig) -> bool:
 
 def _preload_and_report(config: TemplateConfig) -> bool:
     """Preload; what fails is told to the client that waits, and to standard error."""
-    with os.fdopen(config.report_fd, "w") as report:
+    with os.fdopen(config.report_fd, "wb") as report:
         try:
             preload(config.preload, config.main, config.on_error)
         except PreloadFailedError as error:
             sys.stderr.write(error.traceback)
             sys.stderr.flush()
-            json.dump({"module": error.module, "traceback": error.traceback[-_MAX_TRACEBACK:]}, report)
+            pickle.dump((error.module, error.traceback[-_MAX_TRACEBACK:]), report)
             return False
     return True
 

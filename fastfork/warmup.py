@@ -24,14 +24,15 @@ import threading
 import weakref
 from multiprocessing import context as mp_context
 from multiprocessing import process, reduction, spawn, util
-from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .context import FastForkProcess
 from .preparation import preparation_data
 
+TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 _REHEARSALS = 30
 """Rounds: CPython specialises bytecode after a few, and its caches settle."""

@@ -1,0 +1,32 @@
+"""What a template has to know of its client."""
+
+from __future__ import annotations
+
+
+class TemplateConfig:
+    """The description of a template. It travels to the new interpreter by pickle, over a pipe."""
+
+    name: str | None
+    """The template's name; None for the default one."""
+    nested: str
+    """``"share"``: children ask this template for their own children. ``"own"``: each starts another one."""
+    takes_over: str
+    """The start methods that run on fastfork in the whole tree: see `fastfork.installation.take_over`."""
+    preload: list[str]
+    on_error: str
+    main: dict[str, str]
+    """How to import the client's main module: part of its preparation data."""
+    sys_path: list[str]
+    sys_argv: list[str]
+    modules: list[str]
+    """Modules of multiprocessing that the client has imported: its children will need them."""
+    authkey: bytes
+    address: str
+    """The path of the socket, in a directory of its own; both are the template's to remove."""
+    listener_fd: int
+    alive_fd: int
+    report_fd: int
+    """Where the template says what went wrong before it served."""
+
+    def __init__(self, **values: object) -> None:
+        vars(self).update(values)
