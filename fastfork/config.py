@@ -16,6 +16,8 @@ class TemplateConfig:
     on_error: str
     main: dict[str, str]
     """How to import the client's main module: part of its preparation data."""
+    main_imports: list[str]
+    """What a main module that cannot be imported, such as that of ``python -m package``, has imported itself."""
     sys_path: list[str]
     sys_argv: list[str]
     modules: list[str]

@@ -15,7 +15,7 @@ import weakref
 from multiprocessing import resource_tracker
 
 from .config import TemplateConfig
-from .preparation import main_module_of, preparation_data
+from .preparation import imports_of_main, main_module_of, preparation_data
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
@@ -240,6 +240,7 @@ class ForkServer:
             nested=self.nested,
             takes_over=_forkserver.takes_over,
             main=main_module_of(data),
+            main_imports=imports_of_main(),
             sys_path=data["sys_path"],
             sys_argv=data["sys_argv"],
             modules=[name for name in _SHARED_MODULES if name in sys.modules],

@@ -10,6 +10,8 @@ TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .config import TemplateConfig
+
 
 class PreloadFailedError(Exception):
     """A preload failed and the template was told to fail with it. It carries the exception's traceback."""
@@ -22,27 +24,29 @@ class PreloadFailedError(Exception):
         self.traceback = "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
-def preload(names: list[str], main: dict[str, str], on_error: str) -> None:
-    """Import the modules `names`; ``"__main__"`` stands for the client's main module.
+def preload(config: TemplateConfig) -> None:
+    """Import the modules that a template is to have.
 
-    Parameters
-    ----------
-    names:
-        The modules; the main module comes first, wherever its name stands.
-    main:
-        How to import the main module: the ``init_main_from_...`` part of the preparation data.
-    on_error:
-        For exceptions of every kind, `SystemExit` among them: ``"ignore"``, ``"warn"`` (an `ImportWarning`) or
-        ``"fail"`` (`PreloadFailedError`).
-
+    The main module comes first, wherever its name stands. What happens to an exception, of every kind and `SystemExit`
+    among them, is `config.on_error`: ``"ignore"``, ``"warn"`` (an `ImportWarning`) or ``"fail"``
+    (`PreloadFailedError`).
     """
-    if "__main__" in names:
-        _attempt("__main__", functools.partial(_import_main, main), on_error)
+    names = [name for name in config.preload if name != "__main__"]
+    if "__main__" in config.preload:
+        if _is_importable(config.main):
+            _attempt("__main__", functools.partial(_import_main, config.main), config.on_error)
+        else:
+            names[:0] = config.main_imports
     for name in names:
-        if name != "__main__":
-            _attempt(name, functools.partial(__import__, name), on_error)
+        _attempt(name, functools.partial(__import__, name), config.on_error)
     # Children would inherit what is still buffered, and print it again (gh-135335).
     util._flush_std_streams()  # type: ignore[attr-defined]
+
+
+def _is_importable(main: dict[str, str]) -> bool:
+    """Whether the main module can be imported without running its program: not a ``__main__.py``."""
+    name = main.get("init_main_from_name")
+    return name is None or not (name == "__main__" or name.endswith(".__main__"))
 
 
 def _attempt(name: str, action: Callable[[], object], on_error: str) -> None:

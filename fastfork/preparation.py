@@ -6,7 +6,9 @@ The data is that of multiprocessing.spawn.get_preparation_data(), as the newest 
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from multiprocessing import spawn
+from types import ModuleType
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
@@ -31,3 +33,18 @@ def preparation_data(name: str) -> dict[str, Any]:
 def main_module_of(data: dict[str, Any]) -> dict[str, str]:
     """Return the part of the preparation data that says how to import the main module; may be empty."""
     return {key: data[key] for key in ("init_main_from_name", "init_main_from_path") if key in data}
+
+
+def imports_of_main() -> list[str]:
+    """Return the names of the modules that the main module has imported from, as far as its names tell.
+
+    The ``__main__.py`` of a package, a directory or an archive runs its program unconditionally. Nobody else can import
+    it, but what it imports takes its time all the same.
+    """
+    main = sys.modules["__main__"]
+    names = set()
+    for value in list(vars(main).values()):
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name in sys.modules and sys.modules[name] is not main:
+            names.add(name)
+    return sorted(names)

@@ -71,7 +71,7 @@ def _preload_and_report(config: TemplateConfig) -> bool:
     """Preload; what fails is told to the client that waits, and to standard error."""
     with os.fdopen(config.report_fd, "wb") as report:
         try:
-            preload(config.preload, config.main, config.on_error)
+            preload(config)
         except PreloadFailedError as error:
             sys.stderr.write(error.traceback)
             sys.stderr.flush()
