@@ -45,6 +45,7 @@ HAS_IMMORTAL_OBJECTS: bool = sys.version_info[:2] >= (3, 12)
 # into its upper half, where it does no harm; from 3.14 on there is none, and the value leaves room on both sides.
 _IMMORTAL_COUNT = 0xC0000000 if sys.version_info[:2] >= (3, 14) else 0xFFFFFFFF
 
+_POLLERR = 0x08  # also: a pipe that nobody reads any more
 _POLLHUP = 0x10
 
 
@@ -170,7 +171,7 @@ def wait_readable(fd: int, timeout: float | None) -> bool:
 
 def is_hung_up(fd: int) -> bool:
     """Whether the other end of a socket or pipe has been closed."""
-    return bool(_check(lib.ff_wait_readable(fd, 0)) & _POLLHUP)
+    return bool(_check(lib.ff_wait_readable(fd, 0)) & (_POLLHUP | _POLLERR))
 
 
 def pidfd_exit_code(pidfd: int) -> int | None:

@@ -110,6 +110,10 @@ class FastForkContext(context.BaseContext):
         """Set what this context's template imports; see `fastfork.forkserver.ForkServer.set_forkserver_preload`."""
         _server(self.template).set_forkserver_preload(module_names, on_error=on_error)
 
+    def __reduce__(self) -> tuple[Callable[[str | None], FastForkContext], tuple[str | None]]:
+        # By name: the Process class of a named context cannot be pickled, and a child has a context of its own.
+        return get_context, (self.template,)
+
     def _check_available(self) -> None:
         if not is_supported():
             raise ValueError("fastfork start method not available")

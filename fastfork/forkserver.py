@@ -20,6 +20,7 @@ from .preparation import imports_of_main, main_module_of, preparation_data
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from .client import Child, Connection
     from .launch import LaunchedTemplate
@@ -141,7 +142,7 @@ class ForkServer:
         Raises `OSError` when it cannot be started.
         """
         with self._lock:
-            resource_tracker.ensure_running()
+            _tracker_fd()
             if not self._is_running():
                 self._forget()
                 self._launch()
@@ -172,10 +173,8 @@ class ForkServer:
 
     def _with_own_fds(self, sentinel: int, fds: Sequence[int]) -> list[int]:
         alive_fd = self._forkserver_alive_fd
-        tracker_fd = resource_tracker.getfd()
         assert alive_fd is not None
-        assert tracker_fd is not None
-        return [sentinel, alive_fd, tracker_fd, *fds]
+        return [sentinel, alive_fd, _tracker_fd(), *fds]
 
     def adopt(self, config: TemplateConfig, alive_fd: int, fds: list[int]) -> None:
         """In a child: know the template that it was forked from, and what came along."""
@@ -298,6 +297,20 @@ def _reset(reference: weakref.ref[ForkServer]) -> None:
     server = reference()
     if server is not None:
         server.after_fork_in_child()
+
+
+def _tracker_fd() -> int:
+    """Return the descriptor of the running resource tracker; start it if need be.
+
+    `resource_tracker.ensure_running()` would write to it, and so wake it up, each time that a process is started.
+    """
+    from . import _native
+
+    tracker: Any = resource_tracker._resource_tracker
+    if tracker._fd is None or _native.is_hung_up(tracker._fd):
+        tracker.ensure_running()
+    fd: int = tracker._fd
+    return fd
 
 
 def _is_live_child(pid: int) -> bool:
