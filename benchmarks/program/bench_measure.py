@@ -1,0 +1,145 @@
+"""What a client measures with its start method. All times are in seconds.
+
+Imports are few on purpose: stdlib fork copies this very process, and it is meant to be a small one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import sys
+import time
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any, cast
+
+import bench_tasks
+import bench_usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import BaseContext
+    from multiprocessing.process import BaseProcess
+
+_DEADLINE = 60.0
+"""Seconds after which a child that has not answered counts as lost."""
+
+
+class WrongResultError(Exception):
+    """A process ended with another exit code or another value than it was asked for."""
+
+
+class Client:
+    """The measurements of one start method, in the process that starts the children."""
+
+    def __init__(self, nop: Callable[[], None]) -> None:
+        self._nop = nop
+        self._starts = 0
+        self._context: BaseContext = multiprocessing.get_context()
+
+    def setup(self, method: str, preload: list[str], sys_path: list[str]) -> None:
+        """Choose the start method and give it its preload.
+
+        A fork server preloads `__main__`, as by default, and `preload`. Under fork the children have what
+        this process has, so it imports `preload` itself. Children of spawn have nothing.
+        """
+        sys.path += [entry for entry in sys_path if entry not in sys.path]
+        if method == "fastfork":
+            importlib.import_module("fastfork")  # which registers the start method
+        self._context = multiprocessing.get_context(method)
+        if method == "fork":
+            import_all(preload)
+        elif method != "spawn":
+            self._context.set_forkserver_preload(["__main__", *preload])
+
+    def latency(self, count: int) -> tuple[list[float], float]:
+        """Start and join `count` no-ops one after another: the time of each, and of all.
+
+        The first is `start(); join()` alone; the second also covers making the Process objects and checking
+        the exit codes. One more child, outside the times, proves that children compute and exit as asked.
+        """
+        begin = time.perf_counter()
+        times = [self._start_and_join() for _ in range(count)]
+        elapsed = time.perf_counter() - begin
+        self._check_answer()
+        return times, elapsed
+
+    def in_flight(self, count: int, width: int) -> float:
+        """Run `count` no-ops, never more than `width` at once and never fewer while any remain."""
+        running: dict[Any, BaseProcess] = {}
+        remaining = count
+        begin = time.perf_counter()
+        while remaining or running:
+            while remaining and len(running) < width:
+                process = self._process(self._nop)
+                process.start()
+                running[process.sentinel] = process
+                remaining -= 1
+            for sentinel in wait(list(running)):
+                _finish(running.pop(sentinel))
+        return time.perf_counter() - begin
+
+    def pool(self, workers: int) -> float:
+        """Time from the creation of a pool until `workers` different workers have answered."""
+        import bench_pool  # only here: the modules it needs would make fork's client larger
+
+        return bench_pool.start_up(self._context, workers)
+
+    def modules(self) -> list[str]:
+        """Names of the modules that a child of this start method has imported by itself."""
+        names = self._ask(bench_tasks.loaded_modules, (), 0)
+        return [name for name in cast("list[str]", names) if name not in ("__main__", "__mp_main__")]
+
+    def usage(self) -> tuple[int, int, float, float] | None:
+        """Processes started so far, then `bench_usage.usage()`; None where that has none."""
+        spent = bench_usage.usage()
+        return None if spent is None else (self._starts, *spent)
+
+    def _process(self, target: Callable[..., None], args: tuple[Any, ...] = ()) -> BaseProcess:
+        self._starts += 1
+        process = self._context.Process(target=target, args=args)  # type: ignore[attr-defined]
+        return cast("BaseProcess", process)
+
+    def _start_and_join(self) -> float:
+        process = self._process(self._nop)
+        begin = time.perf_counter()
+        process.start()
+        process.join()
+        elapsed = time.perf_counter() - begin
+        _check_code(process, 0)
+        return elapsed
+
+    def _check_answer(self) -> None:
+        number = self._starts
+        code = number % 100 + 1
+        value = self._ask(bench_tasks.answer, (number, code), code)
+        if value != number * number:
+            raise WrongResultError(f"a child computed {value!r} instead of {number * number}")
+
+    def _ask(self, target: Callable[..., None], args: tuple[Any, ...], code: int) -> object:
+        """What a child that runs `target(connection, *args)` sends; it must exit with `code`."""
+        receiver, sender = self._context.Pipe(duplex=False)
+        with receiver:
+            with sender:
+                process = self._process(target, (sender, *args))
+                process.start()
+            if not receiver.poll(_DEADLINE):
+                raise WrongResultError(f"a child sent nothing within {_DEADLINE:.0f} s")
+            value: object = receiver.recv()
+        _finish(process, code)
+        return value
+
+
+def import_all(names: list[str]) -> None:
+    """Import modules by name."""
+    for name in names:
+        importlib.import_module(name)
+
+
+def _finish(process: BaseProcess, code: int = 0) -> None:
+    process.join()
+    _check_code(process, code)
+
+
+def _check_code(process: BaseProcess, code: int) -> None:
+    if process.exitcode != code:
+        raise WrongResultError(f"a child ended with exit code {process.exitcode} instead of {code}")

@@ -1,0 +1,156 @@
+"""The runner's own judgement: a runner that lets everything pass proves nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import evidence, figures, recorder, regrtest, verdict
+from .evidence import Served
+from .figures import FAILED, MISSING, SKIPPED, Figures
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TESTS = ("test.suite.Class.test_a", "test.suite.Class.test_b")
+STDLIB = Figures(tests=2, served={"stdlib": Served(1, 100, 4), "fastfork": Served()})
+FASTFORK = Figures(tests=2, served={"stdlib": Served(), "fastfork": Served(1, 98, 4)})
+
+
+def changed(of: Figures, **changes: Any) -> Figures:
+    return Figures(**{**vars(of), **changes})
+
+
+def served(stdlib: Served, fastfork: Served) -> Figures:
+    return changed(FASTFORK, served={"stdlib": stdlib, "fastfork": fastfork})
+
+
+def test_equal_figures_are_no_problem() -> None:
+    assert verdict.problems(TESTS, FASTFORK, STDLIB) == []
+
+
+@pytest.mark.parametrize("outcome", [SKIPPED, FAILED, MISSING])
+def test_an_outcome_worse_than_the_standard_librarys_is_a_problem(outcome: str) -> None:
+    fastfork = changed(FASTFORK, imperfect={TESTS[0]: outcome})
+    (problem,) = verdict.problems(TESTS, fastfork, STDLIB)
+    assert problem.startswith(f"{TESTS[0]}: {outcome}")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(FAILED, FAILED), (SKIPPED, SKIPPED), (SKIPPED, FAILED), (FAILED, MISSING)]
+)
+def test_an_outcome_no_worse_is_none(ours: str, theirs: str) -> None:
+    fastfork = changed(FASTFORK, imperfect={TESTS[0]: ours})
+    stdlib = changed(STDLIB, imperfect={TESTS[0]: theirs})
+    assert verdict.problems(TESTS, fastfork, stdlib) == []
+
+
+def test_a_complaint_that_the_standard_library_does_not_earn_is_a_problem() -> None:
+    fastfork = changed(FASTFORK, complaints=("left behind: a process",))
+    assert verdict.problems(TESTS, fastfork, STDLIB) == ["left behind: a process"]
+    assert verdict.problems(TESTS, fastfork, changed(STDLIB, complaints=("altered",))) == []
+
+
+@pytest.mark.parametrize(
+    "fastfork",
+    [
+        pytest.param(served(Served(1, 0, 0), Served(1, 100, 4)), id="the standard library's server started"),
+        pytest.param(served(Served(), Served()), id="nobody served"),
+        pytest.param(served(Served(), Served(1, 50, 4)), id="fastfork served half of them"),
+        pytest.param(served(Served(), Served(1, 100, 0)), id="fastfork served no isolated interpreter"),
+    ],
+)
+def test_proof_is_asked_for(fastfork: Figures) -> None:
+    assert verdict.problems(TESTS, fastfork, STDLIB)
+
+
+def test_a_part_that_starts_no_process_needs_no_proof() -> None:
+    nothing = served(Served(), Served())
+    assert verdict.problems(TESTS, nothing, nothing, whole=False) == []
+    assert verdict.problems(TESTS, nothing, nothing)
+    assert verdict.problems(TESTS, nothing, STDLIB, whole=False)
+
+
+def test_outcomes_are_read_from_regrtests_file(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.xml"
+    path.write_text(
+        """<testsuites><testsuite>
+        <testcase name="passes"><system-out>words</system-out></testcase>
+        <testcase name="skips"><skipped>no reason</skipped></testcase>
+        <testcase name="fails"><failure>why</failure></testcase>
+        <testcase name="errs"><error>why</error></testcase>
+        <testcase name="expected"><output>a known failure</output></testcase>
+        <testcase name="unexpected"><outcome>UNEXPECTED_SUCCESS</outcome></testcase>
+        <testcase name="skips_a_subtest (number=1)"><skipped>no reason</skipped></testcase>
+        <testcase />
+        </testsuite></testsuites>"""
+    )
+    outcomes, messages = regrtest.read_outcomes(path)
+    del outcomes[""]
+    assert outcomes == {
+        "passes": "passed",
+        "skips": "skipped",
+        "fails": "failed",
+        "errs": "failed",
+        "expected": "passed",
+        "unexpected": "failed",
+        "skips_a_subtest": "skipped",
+    }
+    assert messages["fails"] == "why"
+
+
+def test_a_run_that_crashed_has_no_outcomes(tmp_path: Path) -> None:
+    truncated = tmp_path / "outcomes.xml"
+    truncated.write_text("<testsuites><testcase")
+    assert regrtest.read_outcomes(truncated) == ({}, {})
+    assert regrtest.read_outcomes(tmp_path / "absent.xml") == ({}, {})
+
+
+def test_figures_survive_storing(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    baseline = {"3.13.0": {"suite": changed(STDLIB, imperfect={TESTS[1]: SKIPPED}, complaints=("a", "b"))}}
+    figures.store_baseline(baseline, path)
+    assert figures.load_baseline(path) == baseline
+
+
+def test_counts_leave_nothing_out() -> None:
+    some = Figures(tests=5, imperfect={"b": SKIPPED, "c": FAILED, "d": MISSING})
+    assert [some.count(outcome) for outcome in figures.BEST_FIRST] == [2, 1, 1, 1]
+    assert some.run == 4
+
+
+@pytest.mark.parametrize("kind", recorder.COMMANDS)
+def test_a_server_is_recorded_with_the_children_asked_of_it_alone(kind: str, tmp_path: Path) -> None:
+    program = f"""
+import os, sys
+sys.path.insert(0, {os.path.dirname(recorder.__file__)!r})
+import recorder
+recorder.start()
+recorder.start()  # as site does before 3.15
+child = os.fork()
+if not child:
+    grandchild = os.fork()
+    if grandchild:
+        os.waitpid(grandchild, 0)
+    os._exit(0)
+os.waitpid(child, 0)
+# {recorder.COMMANDS[kind]}
+"""
+    environment = {**os.environ, recorder.DIRECTORY_VARIABLE: os.fspath(tmp_path)}
+    for options in [], ["-I"]:
+        subprocess.run([sys.executable, *options, "-c", program], env=environment, check=True, timeout=60)
+    assert evidence.read(tmp_path, kind) == Served(servers=2, processes=2, isolated=1)
+    (other,) = recorder.COMMANDS.keys() - {kind}
+    assert evidence.read(tmp_path, other) == Served()
+
+
+def test_other_interpreters_are_not_recorded(tmp_path: Path) -> None:
+    folder = os.path.dirname(recorder.__file__)
+    program = f"import sys; sys.path.insert(0, {folder!r}); import recorder; recorder.start()"
+    environment = {**os.environ, recorder.DIRECTORY_VARIABLE: os.fspath(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
