@@ -92,7 +92,8 @@ int ff_client_send(int sock, uint32_t id, uint32_t flags, const void *payload, u
                    const int *fds, uint32_t fd_count);
 
 /* Receive one frame: 1 and the frame (with the descriptor that came along, or -1); 0 when none began
- * within timeout_ms (negative: no limit); -ECONNRESET at the end of the stream; -EINTR on a signal. */
+ * within timeout_ms (negative: no limit); -EPIPE at the end of the stream, -ECONNRESET where the
+ * server has left something unread; -EINTR on a signal. */
 int ff_client_receive(int sock, int timeout_ms, struct ff_frame *ret_frame, int *ret_fd);
 
 /* Wait until fd is readable or its peer is gone: the poll(2) events, 0 on timeout, -EINTR on a signal. */

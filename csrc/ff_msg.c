@@ -118,7 +118,7 @@ static int receive_once(struct ff_reader *reader, int sock)
     if (error < 0)
         return error;
     if (received == 0)
-        return -ECONNRESET;
+        return -EPIPE;
     reader->have += (size_t)received;
     return 0;
 }

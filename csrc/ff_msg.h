@@ -28,7 +28,7 @@ void ff_reader_init(struct ff_reader *reader);
 /* Expect `size` bytes more than what is there: -ENOMEM. */
 int ff_reader_expect(struct ff_reader *reader, size_t size);
 
-/* Read what there is: 1 when all that was expected is there, 0 when more must come. -ECONNRESET at the end of
+/* Read what there is: 1 when all that was expected is there, 0 when more must come. -EPIPE at the end of
  * the stream, -E2BIG for too many descriptors, else recvmsg's. */
 int ff_reader_fill(struct ff_reader *reader, int sock);
 

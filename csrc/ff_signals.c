@@ -1,4 +1,4 @@
-/* ff_signals.c: SIGCHLD and SIGPIPE of a serving process, and how they were before. */
+/* ff_signals.c: SIGCHLD, SIGPIPE and SIGINT of a serving process, and how they were before. */
 #define _GNU_SOURCE
 
 #include "ff_signals.h"
@@ -23,7 +23,7 @@ static void wake(int signal_number)
 int ff_signals_take(struct ff_signals *signals)
 {
     struct sigaction on_chld = {.sa_handler = wake, .sa_flags = SA_RESTART | SA_NOCLDSTOP};
-    struct sigaction on_pipe = {.sa_handler = SIG_IGN};
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigset_t only_chld;
     int error = ff_fd_pipe(signals->wake_ends);
 
@@ -31,9 +31,10 @@ int ff_signals_take(struct ff_signals *signals)
         return error;
     wake_fd = signals->wake_ends[1];
     sigemptyset(&on_chld.sa_mask);
-    sigemptyset(&on_pipe.sa_mask);
+    sigemptyset(&ignore.sa_mask);
     sigaction(SIGCHLD, &on_chld, &signals->old_chld);
-    sigaction(SIGPIPE, &on_pipe, &signals->old_pipe);
+    sigaction(SIGPIPE, &ignore, &signals->old_pipe);
+    sigaction(SIGINT, &ignore, &signals->old_int);
     /* A process that blocks SIGCHLD hands the blocked signal on to those that it forks or executes. */
     sigemptyset(&only_chld);
     sigaddset(&only_chld, SIGCHLD);
@@ -46,6 +47,7 @@ void ff_signals_restore(const struct ff_signals *signals)
     pthread_sigmask(SIG_SETMASK, &signals->old_mask, NULL);
     sigaction(SIGCHLD, &signals->old_chld, NULL);
     sigaction(SIGPIPE, &signals->old_pipe, NULL);
+    sigaction(SIGINT, &signals->old_int, NULL);
     wake_fd = -1;
 }
 

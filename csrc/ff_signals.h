@@ -1,4 +1,4 @@
-/* ff_signals.h: SIGCHLD and SIGPIPE of a serving process, and how they were before. */
+/* ff_signals.h: SIGCHLD, SIGPIPE and SIGINT of a serving process, and how they were before. */
 #ifndef FF_SIGNALS_H
 #define FF_SIGNALS_H
 
@@ -7,12 +7,13 @@
 struct ff_signals {
     struct sigaction old_chld;
     struct sigaction old_pipe;
+    struct sigaction old_int;
     sigset_t old_mask; /* of the serving thread */
     int wake_ends[2];  /* SIGCHLD's handler writes to [1] */
 };
 
-/* Watch SIGCHLD, unblocked in this thread, through a self-pipe and ignore SIGPIPE. One server at a time in one
- * process. */
+/* Watch SIGCHLD, unblocked in this thread, through a self-pipe, and ignore SIGPIPE and SIGINT: ^C is for the
+ * program, not for its server. One server at a time in one process. */
 int ff_signals_take(struct ff_signals *signals);
 
 /* Put the dispositions and the mask back. The self-pipe stays open. */

@@ -96,14 +96,25 @@ class Child:
 
     def recover_exit_code(self) -> int:
         """Find out how the child ended without its server, which has died."""
-        if self._is_pidfd:
+        if not self._is_pidfd:
+            return EXIT_CODE_LOST
+        code = self._exit_code_of_zombie()
+        if code is None:
             poller = select.poll()
             poller.register(self.sentinel, 0)  # a hang-up: it has been reaped, and its exit code is there
             poller.poll(_REAP_DEADLINE * 1000)
             code = _native.pidfd_exit_code(self.sentinel)
-            if code is not None:
-                return code
-        return EXIT_CODE_LOST
+        return EXIT_CODE_LOST if code is None else code
+
+    def _exit_code_of_zombie(self) -> int | None:
+        """Return the exit code of a child that init has not reaped yet, from its last field in proc_pid_stat(5)."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as stream:
+                status = int(stream.read().split()[-1])
+            signal.pidfd_send_signal(self.sentinel, 0)  # the pid was still its own, and no other process's
+        except OSError:
+            return None
+        return os.waitstatus_to_exitcode(status)
 
     def kill(self) -> None:
         """End the child, which nobody has been told of, at once and without a trace."""
@@ -135,12 +146,14 @@ class Connection:
         self._answers: dict[int, Child | OSError] = {}
         self._sentinels: dict[int, int] = {}
         self._abandoned: set[int] = set()
-        self._broken = False
+        self._last_id = 0
+        self._broken = True  # until there is a socket
         self._has_pidfds = _native.has_pidfds()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.connect(address)
             authenticate(sock, authkey)
             self._sock = sock.detach()
+        self._broken = False
 
     def is_usable(self) -> bool:
         """Whether the template is still at the other end."""
@@ -149,8 +162,8 @@ class Connection:
     def start(self, payload: bytes, fds: Sequence[int]) -> Child:
         """Have a child forked that gets `payload` (bytes) and duplicates of `fds`.
 
-        Raises `ServerGoneError` when the request did not reach the server, `ConnectionResetError` when the server
-        went away before it answered, and `OSError` with the errno of a fork that failed.
+        Raises `ServerGoneError` when the request did not reach the server, `BrokenPipeError` when the server went away
+        before it answered and a child may or may not have been started, and `OSError` with the errno of what failed.
         """
         if self._has_pidfds:
             return self._request(_native.FORK_PIDFD, payload, fds)
@@ -168,6 +181,7 @@ class Connection:
         with self._lock:
             request_id = next(self._ids) & 0xFFFFFFFF
             self._sentinels[request_id] = sentinel
+            self._last_id = request_id
             self._send(request_id, flags, payload, fds)
             return self._await_answer(request_id)
 
@@ -190,6 +204,14 @@ class Connection:
         try:
             while request_id not in self._answers:
                 self._take_frame(None)
+        except ConnectionResetError as error:
+            # The kernel says so where the server has left something unread: the last request, if not more.
+            if request_id == self._last_id:
+                raise ServerGoneError(error.errno, "the fork server went away") from error
+            raise
+        except BrokenPipeError as error:
+            message = "the fork server died before it answered: the process may or may not have been started"
+            raise BrokenPipeError(error.errno, message) from error
         except BaseException:
             if not self._broken:
                 self._abandoned.add(request_id)
@@ -205,9 +227,9 @@ class Connection:
             frame = _native.receive_frame(self._sock, timeout)
         except InterruptedError:
             return True
-        except OSError as error:
+        except OSError:
             self._break()
-            raise ConnectionResetError(error.errno, "the fork server died before it had answered") from error
+            raise
         if frame is None:
             return False
         if frame.type == _native.FRAME_EXITED:
@@ -215,7 +237,7 @@ class Connection:
         elif frame.type == _native.FRAME_REFUSED:
             self._break()
             cause = _native.REFUSALS.get(frame.value, f"cause {frame.value}")
-            raise ConnectionResetError(errno.EPROTO, f"the fork server refused the request: {cause}")
+            raise ConnectionAbortedError(errno.EPROTO, f"the fork server refused the request: {cause}")
         else:
             self._take_answer(frame)
         return True
@@ -277,8 +299,11 @@ class Connection:
                 self._close_sentinel(request_id)
             os.close(self._sock)
 
+    def __del__(self) -> None:
+        self.abandon()
+
     def abandon(self) -> None:
-        """Close this process's copy of a connection that belongs to its parent: after a raw `os.fork()`."""
+        """Close this process's end alone: that of its parent, after a raw `os.fork()`, goes on."""
         if not self._broken:
             self._broken = True
             os.close(self._sock)

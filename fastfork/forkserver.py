@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -19,11 +20,13 @@ from .preparation import imports_of_main, main_module_of, preparation_data
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeVar
 
     from .client import Child, Connection
     from .launch import LaunchedTemplate
+
+    Answer = TypeVar("Answer")
 
 __all__ = [
     "MAXFDS_TO_SEND",
@@ -36,6 +39,9 @@ __all__ = [
 
 MAXFDS_TO_SEND = 256
 """Descriptors that a caller may pass to one child."""
+
+_ATTEMPTS = 3
+"""Templates that a request is sent to, one after another, while they die before they have it."""
 
 _SHARED_MODULES = (
     "multiprocessing.connection",
@@ -164,12 +170,21 @@ class ForkServer:
         Raises as `connect_to_new_process`.
 
         """
-        connection = self._connect(fds)
-        return connection.start(payload, self._with_own_fds(sentinel, fds))
+        return self._request(fds, lambda to: to.start(payload, self._with_own_fds(sentinel, fds)))
 
     def _start_with_stream(self, status_w: int, data_r: int, fds: Sequence[int]) -> None:
-        connection = self._connect(fds)
-        connection.start_with_stream(status_w, self._with_own_fds(data_r, fds))
+        self._request(fds, lambda to: to.start_with_stream(status_w, self._with_own_fds(data_r, fds)))
+
+    def _request(self, fds: Sequence[int], send: Callable[[Connection], Answer]) -> Answer:
+        """Send a request to the template, and again to the next one when this one is gone before it has it."""
+        from .client import ServerGoneError
+
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return send(self._connect(fds))
+            except ServerGoneError:
+                continue
+        return send(self._connect(fds))
 
     def _with_own_fds(self, sentinel: int, fds: Sequence[int]) -> list[int]:
         alive_fd = self._forkserver_alive_fd
@@ -210,21 +225,37 @@ class ForkServer:
         try:
             self._connection = Connection(address, authkey)
         except (OSError, EOFError):
-            if self._launched is not None:
-                self._launched.raise_preload_error()
+            self._raise_preload_error()
             raise
         return self._connection
+
+    def _raise_preload_error(self) -> None:
+        """Raise `PreloadError` if a failed preload made the template leave; the next start launches another one."""
+        error = None if self._launched is None else self._launched.preload_error()
+        if error is not None:
+            self._stop()
+            raise error
 
     def _is_running(self) -> bool:
         if self._forkserver_address is None:
             return False
-        if self._forkserver_pid is not None:
-            return _is_live_child(self._forkserver_pid)
         if self._connection is not None and self._connection.is_usable():
             return True
+        pid = self._forkserver_pid
+        if pid is not None and not _is_live_child(pid):
+            return False
+        if pid is not None and self._connection is None:
+            return True  # it may still be preloading: connecting would wait for that
+        return self._can_reconnect()
+
+    def _can_reconnect(self) -> bool:
+        """Whether the template takes a new connection. One of this process's own that does not is about to die."""
         try:
             self._open_connection()
         except (OSError, EOFError):
+            if self._forkserver_pid is not None:
+                os.kill(self._forkserver_pid, signal.SIGKILL)
+                os.waitpid(self._forkserver_pid, 0)
             return False
         return True
 

@@ -54,14 +54,11 @@ class LaunchedTemplate:
                 os.close(fd)
         self.alive_fd = self._report_fd = -1
 
-    def raise_preload_error(self) -> None:
-        """Raise `PreloadError` if the template left because of one."""
-        if self._report_fd < 0:
-            return
+    def preload_error(self) -> PreloadError | None:
+        """Return what made the template leave before it served; None if that was no preload. It is told once."""
         with open(self._report_fd, "rb", closefd=False) as stream:
             report = stream.read()
-        if report:
-            raise _with_note(PreloadError(*pickle.loads(report)))
+        return _with_note(PreloadError(*pickle.loads(report))) if report else None
 
 
 def _with_note(error: PreloadError) -> PreloadError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-import signal
 import sys
 from multiprocessing import util
 
@@ -86,12 +85,9 @@ def run_server(config: TemplateConfig) -> None:
     Raises `OSError` when the server cannot be set up.
     """
     server = _native.Server(config.listener_fd, config.alive_fd, config.authkey)
-    old_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the program, not for its server
     warm_up(child.run_payload)
     request = server.serve()
     if request is not None:
-        signal.signal(signal.SIGINT, old_handler)
         gc.enable()
         child.run(request, config)
     server.close()
-    signal.signal(signal.SIGINT, old_handler)

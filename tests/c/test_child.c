@@ -1,0 +1,285 @@
+/* test_child.c: the table of children: reaping ours alone, exit codes, what is held for each. */
+#include "ff_child.h"
+#include "io.h"
+
+#include <signal.h>
+
+/* Only its address matters here: the table compares owners and never looks into them. */
+static char owners[2];
+#define OWNER(i) ((struct ff_connection *)&owners[i])
+
+static void wait_on(int fd)
+{
+    char byte;
+
+    CHECK_INT(read(fd, &byte, 1), 0);
+}
+
+/* A child that ends by a signal or with a code as soon as the write end of the gate is closed. */
+static pid_t fork_waiting(const int gate[2], int code)
+{
+    pid_t pid = fork();
+
+    CHECK(pid >= 0);
+    if (pid != 0)
+        return pid;
+    if (gate != NULL) {
+        close(gate[1]);
+        wait_on(gate[0]);
+    }
+    if (code < 0)
+        raise(-code);
+    _exit(code);
+}
+
+static void await_zombie(pid_t pid)
+{
+    siginfo_t info;
+
+    CHECK_INT(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+}
+
+static struct ff_child *add(struct ff_children *children, pid_t pid, uint32_t request_id)
+{
+    struct ff_child *child = ff_child_new(OWNER(0), request_id);
+
+    CHECK(child != NULL);
+    CHECK_INT(child->held_fd, -1);
+    child->pid = pid;
+    ff_children_add(children, child);
+    return child;
+}
+
+/* Exactly one has been reaped, and which. */
+static void check_reaped(struct ff_children *children, uint32_t request_id, int exit_code)
+{
+    struct ff_child *child = ff_children_reap(children);
+
+    CHECK(child != NULL && child->next == NULL);
+    CHECK_INT(child->request_id, request_id);
+    CHECK_INT(child->exit_code, exit_code);
+    ff_child_free(child);
+}
+
+static void test_exit_codes(void)
+{
+    static const int codes[] = {0, 1, 77, 127, 128, 255, -SIGKILL, -SIGTERM, -SIGUSR1, -SIGABRT};
+    struct ff_children children = {.count = 0};
+
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        pid_t pid = fork_waiting(NULL, codes[i]);
+
+        add(&children, pid, (uint32_t)i);
+        await_zombie(pid);
+        check_reaped(&children, (uint32_t)i, codes[i]);
+        CHECK_INT(children.count, 0);
+    }
+}
+
+static void test_nobody_to_reap(void)
+{
+    struct ff_children children = {.count = 0};
+
+    CHECK(ff_children_reap(&children) == NULL);
+}
+
+static void test_live_ones_stay(void)
+{
+    struct ff_children children = {.count = 0};
+    int gate[2];
+    pid_t waiting;
+    pid_t dead;
+
+    make_pipe(gate);
+    waiting = fork_waiting(gate, 4);
+    dead = fork_waiting(NULL, 3);
+    add(&children, waiting, 1);
+    add(&children, dead, 2);
+    await_zombie(dead);
+    check_reaped(&children, 2, 3);
+    CHECK_INT(children.count, 1);
+    CHECK(ff_children_reap(&children) == NULL);
+    close_both(gate);
+    await_zombie(waiting);
+    check_reaped(&children, 1, 4);
+}
+
+static void test_many_at_once(void)
+{
+    struct ff_children children = {.count = 0};
+    pid_t pids[30];
+    int reaped = 0;
+
+    for (int i = 0; i < 30; i++) {
+        pids[i] = fork_waiting(NULL, i);
+        add(&children, pids[i], (uint32_t)i);
+    }
+    for (int i = 0; i < 30; i++)
+        await_zombie(pids[i]);
+    for (struct ff_child *child = ff_children_reap(&children); child != NULL; reaped++) {
+        struct ff_child *next = child->next;
+
+        CHECK_INT(child->exit_code, child->request_id);
+        ff_child_free(child);
+        child = next;
+    }
+    CHECK_INT(reaped, 30);
+    CHECK_INT(children.count, 0);
+}
+
+/* A subprocess of a preloaded module keeps its exit status, whether it died before our child or after it. */
+static void check_stranger_is_left(bool stranger_first)
+{
+    struct ff_children children = {.count = 0};
+    pid_t first = fork_waiting(NULL, stranger_first ? 5 : 3);
+    pid_t second = fork_waiting(NULL, stranger_first ? 3 : 5);
+    pid_t stranger = stranger_first ? first : second;
+
+    add(&children, stranger_first ? second : first, 7);
+    await_zombie(first);
+    await_zombie(second);
+    check_reaped(&children, 7, 3);
+    CHECK(ff_children_reap(&children) == NULL);
+    CHECK_INT(WEXITSTATUS(await_status(stranger)), 5);
+}
+
+static void test_strangers_are_left(void)
+{
+    check_stranger_is_left(true);
+    check_stranger_is_left(false);
+}
+
+/* The stranger's corpse stands in front, ours are found all the same, and the live one stays. */
+static void test_several_behind_a_stranger(void)
+{
+    struct ff_children children = {.count = 0};
+    int gate[2];
+    pid_t stranger = fork_waiting(NULL, 5);
+    pid_t waiting;
+
+    make_pipe(gate);
+    await_zombie(stranger);
+    waiting = fork_waiting(gate, 0);
+    add(&children, waiting, 1);
+    for (uint32_t i = 2; i < 5; i++) {
+        pid_t pid = fork_waiting(NULL, (int)i);
+
+        add(&children, pid, i);
+        await_zombie(pid);
+        check_reaped(&children, i, (int)i);
+    }
+    close_both(gate);
+    await_zombie(waiting);
+    check_reaped(&children, 1, 0);
+    CHECK_INT(WEXITSTATUS(await_status(stranger)), 5);
+}
+
+/* Somebody in the process waited for any child, and took ours. */
+static void test_lost(void)
+{
+    struct ff_children children = {.count = 0};
+    pid_t pid = fork_waiting(NULL, 3);
+
+    add(&children, pid, 9);
+    CHECK_INT(WEXITSTATUS(await_status(pid)), 3);
+    check_reaped(&children, 9, FF_EXIT_CODE_LOST);
+    CHECK_INT(children.count, 0);
+}
+
+/* A lost child is missed at the latest when the last other one dies. */
+static void test_lost_beside_live(void)
+{
+    struct ff_children children = {.count = 0};
+    int gate[2];
+    pid_t waiting;
+    pid_t lost;
+    struct ff_child *dead;
+
+    make_pipe(gate);
+    waiting = fork_waiting(gate, 4);
+    lost = fork_waiting(NULL, 3);
+    add(&children, waiting, 1);
+    add(&children, lost, 2);
+    CHECK_INT(WEXITSTATUS(await_status(lost)), 3);
+    close_both(gate);
+    await_zombie(waiting);
+    dead = ff_children_reap(&children);
+    CHECK(dead != NULL && dead->next != NULL && dead->next->next == NULL);
+    CHECK_INT(dead->exit_code, 4);
+    CHECK_INT(dead->next->exit_code, FF_EXIT_CODE_LOST);
+    ff_child_free(dead->next);
+    ff_child_free(dead);
+}
+
+/* Process ids that fall into one bucket; nobody has such a high one. */
+static void test_one_bucket(void)
+{
+    struct ff_children children = {.count = 0};
+    int reaped = 0;
+
+    for (uint32_t i = 0; i < 3; i++)
+        add(&children, (pid_t)(0x7f000000 + i * FF_CHILD_BUCKETS), i);
+    CHECK_INT(children.count, 3);
+    for (struct ff_child *child = ff_children_reap(&children); child != NULL; reaped++) {
+        struct ff_child *next = child->next;
+
+        CHECK_INT(child->exit_code, FF_EXIT_CODE_LOST);
+        ff_child_free(child);
+        child = next;
+    }
+    CHECK_INT(reaped, 3);
+    CHECK_INT(children.count, 0);
+}
+
+static void test_disown(void)
+{
+    struct ff_children children = {.count = 0};
+    struct ff_child *mine = add(&children, 0x7f000001, 1);
+    struct ff_child *other = add(&children, 0x7f000002, 2);
+
+    other->owner = OWNER(1);
+    ff_children_disown(&children, OWNER(0));
+    CHECK(mine->owner == NULL);
+    CHECK(other->owner == OWNER(1));
+    ff_children_clear(&children);
+}
+
+static void test_held_fds(void)
+{
+    struct ff_children children = {.count = 0};
+    int gone[2];
+    int held[2];
+    int found[3];
+
+    make_pipe(held);
+    make_pipe(gone);
+    add(&children, 0x7f000001, 1)->held_fd = held[1];
+    add(&children, 0x7f000002, 2);
+    CHECK_INT(ff_children_held_fds(&children, found), 1);
+    CHECK_INT(found[0], held[1]);
+    ff_children_clear(&children);
+    await_end(held[0]);
+
+    add(&children, 0x7f000001, 1)->held_fd = gone[1];
+    ff_children_forget_fds(&children);
+    ff_children_clear(&children);
+    CHECK(check_fd_is_open(gone[1]));
+    close_both(gone);
+    CHECK_INT(close(held[0]), 0);
+}
+
+int main(void)
+{
+    RUN(test_exit_codes);
+    RUN(test_nobody_to_reap);
+    RUN(test_live_ones_stay);
+    RUN(test_many_at_once);
+    RUN(test_strangers_are_left);
+    RUN(test_several_behind_a_stranger);
+    RUN(test_lost);
+    RUN(test_lost_beside_live);
+    RUN(test_one_bucket);
+    RUN(test_disown);
+    RUN(test_held_fds);
+    return 0;
+}

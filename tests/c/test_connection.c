@@ -1,0 +1,570 @@
+/* test_connection.c: one client's connection: each event in each state, as drawn in ff_connection.h. */
+#include "ff_connection.h"
+#include "ff_fd.h"
+#include "ff_loop.h"
+#include "handshake.h"
+
+static const struct ff_config config = {
+    .authkey = (const unsigned char *)AUTHKEY,
+    .authkey_size = sizeof AUTHKEY - 1,
+};
+
+/* A connection, and the client's end of it. */
+struct talk {
+    struct ff_connection *connection;
+    int far;
+    size_t junk; /* bytes that lie in the way of what the connection sends */
+};
+
+static void open_talk(struct talk *talk)
+{
+    int socks[2];
+
+    make_pair(socks);
+    CHECK_INT(ff_fd_set_nonblock(socks[0]), 0);
+    CHECK_INT(ff_connection_open(socks[0], &talk->connection), 0);
+    talk->far = socks[1];
+    talk->junk = 0;
+}
+
+static void close_talk(struct talk *talk)
+{
+    ff_connection_free(talk->connection);
+    CHECK_INT(close(talk->far), 0);
+}
+
+static enum ff_connection_state state(const struct talk *talk)
+{
+    return talk->connection->state;
+}
+
+static enum ff_connection_event read_on(struct talk *talk)
+{
+    return ff_connection_read(talk->connection, &config);
+}
+
+static void check_idle_in(struct talk *talk, enum ff_connection_state expected)
+{
+    CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+    CHECK_INT(state(talk), expected);
+}
+
+/* The whole handshake, with the connection reading after each message. */
+static void authenticate_talk(struct talk *talk)
+{
+    answer_challenge(talk->far, AUTHKEY);
+    check_idle_in(talk, FF_CONNECTION_AUTH_PREFIX);
+    challenge_server(talk->far);
+    check_idle_in(talk, FF_CONNECTION_AUTH_PREFIX);
+    welcome_server(talk->far);
+    check_idle_in(talk, FF_CONNECTION_HEADER);
+}
+
+static struct ff_frame request(uint32_t id, uint32_t payload_size, uint32_t fd_count)
+{
+    struct ff_frame frame = ff_frame_make(FF_FRAME_FORK, id, 0);
+
+    frame.payload_size = payload_size;
+    frame.fd_count = fd_count;
+    return frame;
+}
+
+static void send_header(struct talk *talk, struct ff_frame frame)
+{
+    write_all(talk->far, &frame, sizeof frame);
+}
+
+/* Leave the socket no room for what the connection sends. */
+static void fill_socket(struct talk *talk)
+{
+    char bytes[1024] = {0};
+    int size = 1;
+    ssize_t sent;
+
+    CHECK_INT(setsockopt(talk->connection->sock, SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
+    while ((sent = ff_msg_send(talk->connection->sock, bytes, sizeof bytes, NULL, 0)) > 0)
+        talk->junk += (size_t)sent;
+    CHECK_INT(sent, -EAGAIN);
+}
+
+static void take_junk(struct talk *talk)
+{
+    char byte;
+
+    for (; talk->junk > 0; talk->junk--)
+        read_all(talk->far, &byte, 1);
+}
+
+static void await_frame(struct talk *talk, enum ff_frame_type type, uint32_t id, int32_t value)
+{
+    struct ff_frame frame;
+    int fd;
+
+    CHECK_INT(ff_client_receive(talk->far, DEADLINE_MS, &frame, &fd), 1);
+    CHECK_INT(frame.type, type);
+    CHECK_INT(frame.id, id);
+    CHECK_INT(frame.value, value);
+    CHECK_INT(fd, -1);
+}
+
+/* A wrong frame, to a client that does not read: the refusal is stuck. */
+static void be_closing(struct talk *talk)
+{
+    authenticate_talk(talk);
+    fill_socket(talk);
+    send_header(talk, (struct ff_frame){.id = 66});
+    check_idle_in(talk, FF_CONNECTION_CLOSING);
+}
+
+static void be_gone(struct talk *talk)
+{
+    CHECK_INT(shutdown(talk->far, SHUT_WR), 0);
+    check_idle_in(talk, FF_CONNECTION_GONE);
+}
+
+static void open_in(struct talk *talk, enum ff_connection_state wanted)
+{
+    open_talk(talk);
+    if (wanted == FF_CONNECTION_AUTH_MESSAGE)
+        write_all(talk->far, "\0\0\0\x28", FF_AUTH_PREFIX_SIZE);
+    if (wanted == FF_CONNECTION_HEADER || wanted == FF_CONNECTION_PAYLOAD)
+        authenticate_talk(talk);
+    if (wanted == FF_CONNECTION_PAYLOAD)
+        send_header(talk, request(7, 5, 0));
+    if (wanted == FF_CONNECTION_CLOSING)
+        be_closing(talk);
+    if (wanted == FF_CONNECTION_GONE)
+        be_gone(talk);
+    check_idle_in(talk, wanted);
+}
+
+static const enum ff_connection_state reading_states[] = {
+    FF_CONNECTION_AUTH_PREFIX,
+    FF_CONNECTION_AUTH_MESSAGE,
+    FF_CONNECTION_HEADER,
+    FF_CONNECTION_PAYLOAD,
+};
+#define READING_STATES (sizeof reading_states / sizeof *reading_states)
+
+static const size_t expected_bytes[] = {FF_AUTH_PREFIX_SIZE, 0x28, sizeof(struct ff_frame), 5};
+
+/* ---- bytes ---- */
+
+static void test_nothing_yet(void)
+{
+    for (size_t i = 0; i < READING_STATES; i++) {
+        struct talk talk;
+
+        open_in(&talk, reading_states[i]);
+        CHECK_INT(ff_connection_interest(talk.connection), FF_READABLE);
+        CHECK_INT(talk.connection->reader.need, expected_bytes[i]);
+        close_talk(&talk);
+    }
+}
+
+/* One byte less than the state expects changes nothing. */
+static void test_part_of_what_is_expected(void)
+{
+    static const char bytes[64] = {0};
+
+    for (size_t i = 0; i < READING_STATES; i++) {
+        struct talk talk;
+
+        open_in(&talk, reading_states[i]);
+        write_all(talk.far, bytes, expected_bytes[i] - 1);
+        check_idle_in(&talk, reading_states[i]);
+        CHECK_INT(talk.connection->reader.have, expected_bytes[i] - 1);
+        close_talk(&talk);
+    }
+}
+
+/* The whole of a client's part, one byte at a time. */
+static void trickle(struct talk *talk, const void *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+        write_all(talk->far, (const char *)bytes + i, 1);
+    }
+}
+
+static void test_request_one_byte_at_a_time(void)
+{
+    struct ff_frame frame = request(7, 5, 0);
+    struct talk talk;
+
+    open_in(&talk, FF_CONNECTION_HEADER);
+    trickle(&talk, &frame, sizeof frame);
+    trickle(&talk, "hello", 5);
+    CHECK_INT(read_on(&talk), FF_CONNECTION_REQUEST);
+    CHECK_INT(talk.connection->header.id, 7);
+    CHECK_MEM(talk.connection->reader.bytes, "hello", 5);
+    ff_connection_next_request(talk.connection);
+    CHECK_INT(state(&talk), FF_CONNECTION_HEADER);
+    close_talk(&talk);
+}
+
+/* A client may send several; each read gives one, so that no client keeps the others waiting. */
+static void test_requests_in_a_row(void)
+{
+    struct talk talk;
+
+    open_in(&talk, FF_CONNECTION_HEADER);
+    for (uint32_t id = 0; id < 5; id++) {
+        send_header(&talk, request(id, id, 0));
+        write_all(talk.far, "payload", id);
+    }
+    for (uint32_t id = 0; id < 5; id++) {
+        CHECK_INT(read_on(&talk), FF_CONNECTION_REQUEST);
+        CHECK_INT(talk.connection->header.id, id);
+        CHECK_MEM(talk.connection->reader.bytes, "payload", id);
+        ff_connection_next_request(talk.connection);
+    }
+    check_idle_in(&talk, FF_CONNECTION_HEADER);
+    close_talk(&talk);
+}
+
+static void test_fds_of_a_request(void)
+{
+    struct ff_frame frame = request(7, 0, 2);
+    struct talk talk;
+    int ends[2];
+
+    make_pipe(ends);
+    open_in(&talk, FF_CONNECTION_HEADER);
+    CHECK_INT(ff_msg_send(talk.far, &frame, sizeof frame, (int[]){ends[1], ends[1]}, 2), sizeof frame);
+    CHECK_INT(close(ends[1]), 0);
+    CHECK_INT(read_on(&talk), FF_CONNECTION_REQUEST);
+    CHECK_INT(talk.connection->reader.fd_count, 2);
+    CHECK(!is_readable(ends[0]));
+    ff_connection_next_request(talk.connection);
+    await_end(ends[0]);
+    CHECK_INT(close(ends[0]), 0);
+    close_talk(&talk);
+}
+
+/* ---- a client without the key ---- */
+
+static void test_wrong_key(void)
+{
+    struct talk talk;
+
+    open_talk(&talk);
+    answer_challenge(talk.far, "another key");
+    check_idle_in(&talk, FF_CONNECTION_GONE);
+    await_message(talk.far, FAILURE, strlen(FAILURE));
+    close_talk(&talk);
+}
+
+/* The server is not challenged before the client has shown that it knows the key. */
+static void test_challenge_instead_of_answer(void)
+{
+    struct talk talk;
+    unsigned char challenge[FF_AUTH_MAX_MESSAGE];
+
+    open_talk(&talk);
+    CHECK_INT(receive_message(talk.far, challenge), 59);
+    send_message(talk.far, CHALLENGE CHALLENGE_BODY, strlen(CHALLENGE CHALLENGE_BODY));
+    check_idle_in(&talk, FF_CONNECTION_GONE);
+    await_message(talk.far, FAILURE, strlen(FAILURE));
+    close_talk(&talk);
+}
+
+/* A stranger's length is not worth an answer, and no reason to allocate. */
+static void test_wrong_prefixes(void)
+{
+    static const char prefixes[][FF_AUTH_PREFIX_SIZE + 1] = {"\0\0\0\0", "\0\0\x01\x01", "\xff\xff\xff\xff",
+                                                             "FFRK"};
+
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        struct talk talk;
+
+        open_talk(&talk);
+        write_all(talk.far, prefixes[i], FF_AUTH_PREFIX_SIZE);
+        check_idle_in(&talk, FF_CONNECTION_GONE);
+        close_talk(&talk);
+    }
+}
+
+/* ---- refusals ---- */
+
+/* The cause is told, what came with the frame is closed, and that is the end. */
+static void check_refused(struct ff_frame frame, const void *payload, size_t payload_size, size_t fd_count,
+                          enum ff_refusal cause)
+{
+    struct talk talk;
+    int ends[2];
+    int fds[2];
+
+    make_pipe(ends);
+    fds[0] = fds[1] = ends[1];
+    open_in(&talk, FF_CONNECTION_HEADER);
+    CHECK_INT(ff_msg_send(talk.far, &frame, sizeof frame, fds, fd_count), sizeof frame);
+    write_all(talk.far, payload, payload_size);
+    CHECK_INT(close(ends[1]), 0);
+    check_idle_in(&talk, FF_CONNECTION_GONE);
+    await_end(ends[0]);
+    await_frame(&talk, FF_FRAME_REFUSED, frame.id, (int32_t)cause);
+    CHECK_INT(close(ends[0]), 0);
+    close_talk(&talk);
+}
+
+static void test_refused_heads(void)
+{
+    struct ff_frame frame = request(3, 0, 1);
+
+    frame.magic = 0;
+    check_refused(frame, "", 0, 1, FF_REFUSED_MAGIC);
+    frame = request(3, 0, 1);
+    frame.version = FF_PROTOCOL_VERSION + 1;
+    check_refused(frame, "", 0, 1, FF_REFUSED_VERSION);
+    frame = request(3, 0, 1);
+    frame.type = FF_FRAME_STARTED;
+    check_refused(frame, "", 0, 1, FF_REFUSED_TYPE);
+    frame = request(3, 0, 1);
+    frame.value = 64;
+    check_refused(frame, "", 0, 1, FF_REFUSED_TYPE);
+}
+
+static void test_refused_numbers(void)
+{
+    check_refused(request(3, FF_MAX_PAYLOAD + 1, 1), "", 0, 1, FF_REFUSED_PAYLOAD);
+    check_refused(request(3, 0, FF_MAX_FDS + 1), "", 0, 1, FF_REFUSED_FDS);
+    check_refused(request(3, 5, 2), "hello", 5, 1, FF_REFUSED_FDS);
+    check_refused(request(3, 5, 1), "hello", 5, 2, FF_REFUSED_FDS);
+    check_refused(request(3, 0, 1), "", 0, 0, FF_REFUSED_FDS);
+    check_refused(request(3, 0, 0), "", 0, 1, FF_REFUSED_FDS);
+}
+
+/* More than a reader holds: two messages of as many as the kernel takes. */
+static void send_too_many_fds(struct talk *talk)
+{
+    int fds[FF_MAX_FDS_PER_MESSAGE] = {0};
+
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(ff_msg_send(talk->far, "x", 1, fds, FF_MAX_FDS_PER_MESSAGE), 1);
+}
+
+/* Who speaks frames is told why; who does not know the key yet is not. */
+static void test_too_many_fds(void)
+{
+    for (size_t i = 0; i < READING_STATES; i++) {
+        struct talk talk;
+
+        open_in(&talk, reading_states[i]);
+        send_too_many_fds(&talk);
+        check_idle_in(&talk, FF_CONNECTION_GONE);
+        if (reading_states[i] == FF_CONNECTION_PAYLOAD)
+            await_frame(&talk, FF_FRAME_REFUSED, 7, FF_REFUSED_FDS);
+        if (reading_states[i] == FF_CONNECTION_HEADER)
+            await_frame(&talk, FF_FRAME_REFUSED, 0, FF_REFUSED_FDS);
+        close_talk(&talk);
+    }
+}
+
+/* The server's own lack of descriptors fails that request, and the connection goes on. */
+static void test_lost_fds(void)
+{
+    struct ff_frame frame = request(7, 0, 2);
+    struct rlimit before;
+    struct talk talk;
+
+    open_in(&talk, FF_CONNECTION_HEADER);
+    CHECK_INT(ff_msg_send(talk.far, &frame, sizeof frame, (int[]){0, 0}, 2), sizeof frame);
+    before = leave_fds(1);
+    check_idle_in(&talk, FF_CONNECTION_HEADER);
+    CHECK_INT(setrlimit(RLIMIT_NOFILE, &before), 0);
+    await_frame(&talk, FF_FRAME_FAILED, 7, EMFILE);
+    CHECK_INT(talk.connection->reader.fd_count, 0);
+    CHECK_INT(ff_msg_send(talk.far, &frame, sizeof frame, (int[]){0, 0}, 2), sizeof frame);
+    CHECK_INT(read_on(&talk), FF_CONNECTION_REQUEST);
+    close_talk(&talk);
+}
+
+/* ---- the end of the stream ---- */
+
+static void test_end_of_stream(void)
+{
+    for (size_t i = 0; i < READING_STATES; i++) {
+        struct talk talk;
+
+        open_in(&talk, reading_states[i]);
+        CHECK_INT(shutdown(talk.far, SHUT_WR), 0);
+        check_idle_in(&talk, FF_CONNECTION_GONE);
+        close_talk(&talk);
+    }
+}
+
+static void test_client_gone_while_closing(void)
+{
+    struct talk talk;
+
+    open_in(&talk, FF_CONNECTION_CLOSING);
+    CHECK_INT(close(talk.far), 0);
+    check_idle_in(&talk, FF_CONNECTION_CLOSING);
+    ff_connection_flush(talk.connection);
+    CHECK_INT(state(&talk), FF_CONNECTION_GONE);
+    talk.far = dup(0);
+    close_talk(&talk);
+}
+
+static void test_client_gone_before_answer(void)
+{
+    struct talk talk;
+
+    open_in(&talk, FF_CONNECTION_HEADER);
+    CHECK_INT(close(talk.far), 0);
+    ff_connection_post(talk.connection, ff_frame_make(FF_FRAME_STARTED, 1, 1), dup(0));
+    CHECK_INT(state(&talk), FF_CONNECTION_GONE);
+    talk.far = dup(0);
+    close_talk(&talk);
+}
+
+/* ---- answers ---- */
+
+static void post_exit(struct talk *talk, uint32_t id, int exit_code)
+{
+    struct ff_child *child = ff_child_new(talk->connection, id);
+
+    CHECK(child != NULL);
+    child->exit_code = exit_code;
+    ff_connection_post_exit(talk->connection, child);
+    ff_connection_flush(talk->connection);
+}
+
+/* A child may die in the middle of the next request. */
+static void test_exits(void)
+{
+    const enum ff_connection_state states[] = {FF_CONNECTION_HEADER, FF_CONNECTION_PAYLOAD};
+
+    for (int i = 0; i < 2; i++) {
+        struct talk talk;
+
+        open_in(&talk, states[i]);
+        post_exit(&talk, 1, -9);
+        post_exit(&talk, 2, 3);
+        CHECK_INT(state(&talk), states[i]);
+        await_frame(&talk, FF_FRAME_EXITED, 1, -9);
+        await_frame(&talk, FF_FRAME_EXITED, 2, 3);
+        close_talk(&talk);
+    }
+}
+
+/* Nobody is told any more; the record is freed with the connection. */
+static void test_exits_at_the_end(void)
+{
+    const enum ff_connection_state states[] = {FF_CONNECTION_CLOSING, FF_CONNECTION_GONE};
+
+    for (int i = 0; i < 2; i++) {
+        struct talk talk;
+
+        open_in(&talk, states[i]);
+        post_exit(&talk, 1, -9);
+        CHECK_INT(state(&talk), states[i]);
+        CHECK(talk.connection->dead != NULL);
+        close_talk(&talk);
+    }
+}
+
+/* The descriptor goes with the frame, and the connection's own copy is closed. */
+static void test_pidfd_travels(void)
+{
+    struct ff_frame frame;
+    struct talk talk;
+    int ends[2];
+    int fd;
+
+    make_pipe(ends);
+    open_in(&talk, FF_CONNECTION_HEADER);
+    ff_connection_post(talk.connection, ff_frame_make(FF_FRAME_STARTED, 4, 1234), ends[1]);
+    CHECK(!check_fd_is_open(ends[1]));
+    CHECK_INT(ff_client_receive(talk.far, DEADLINE_MS, &frame, &fd), 1);
+    CHECK_INT(frame.fd_count, 1);
+    CHECK_INT(close(fd), 0);
+    await_end(ends[0]);
+    CHECK_INT(close(ends[0]), 0);
+    close_talk(&talk);
+}
+
+/* ---- a client that does not read ---- */
+
+/* As long as an answer is stuck nothing is read, and what waits goes out in order as soon as there is room. */
+static void test_slow_reader(void)
+{
+    struct talk talk;
+
+    open_in(&talk, FF_CONNECTION_HEADER);
+    fill_socket(&talk);
+    ff_connection_post(talk.connection, ff_frame_make(FF_FRAME_STARTED, 1, 1234), -1);
+    CHECK_INT(ff_connection_interest(talk.connection), FF_WRITABLE);
+    post_exit(&talk, 1, 7);
+    post_exit(&talk, 2, 8);
+    send_header(&talk, request(3, 0, 0));
+    check_idle_in(&talk, FF_CONNECTION_HEADER);
+    CHECK_INT(talk.connection->reader.have, 0);
+    take_junk(&talk);
+    ff_connection_flush(talk.connection);
+    CHECK_INT(ff_connection_interest(talk.connection), FF_READABLE);
+    await_frame(&talk, FF_FRAME_STARTED, 1, 1234);
+    await_frame(&talk, FF_FRAME_EXITED, 1, 7);
+    await_frame(&talk, FF_FRAME_EXITED, 2, 8);
+    CHECK_INT(read_on(&talk), FF_CONNECTION_REQUEST);
+    CHECK_INT(talk.connection->header.id, 3);
+    close_talk(&talk);
+}
+
+static void test_refusal_of_slow_reader(void)
+{
+    struct talk talk;
+
+    open_in(&talk, FF_CONNECTION_CLOSING);
+    CHECK_INT(ff_connection_interest(talk.connection), FF_WRITABLE);
+    send_header(&talk, request(3, 0, 0));
+    check_idle_in(&talk, FF_CONNECTION_CLOSING);
+    take_junk(&talk);
+    ff_connection_flush(talk.connection);
+    CHECK_INT(state(&talk), FF_CONNECTION_GONE);
+    await_frame(&talk, FF_FRAME_REFUSED, 66, FF_REFUSED_MAGIC);
+    close_talk(&talk);
+}
+
+/* All that is stuck belongs to the connection. */
+static void test_freed_while_stuck(void)
+{
+    struct talk talk;
+    int ends[2];
+
+    make_pipe(ends);
+    open_in(&talk, FF_CONNECTION_PAYLOAD);
+    fill_socket(&talk);
+    ff_connection_post(talk.connection, ff_frame_make(FF_FRAME_STARTED, 1, 1234), ends[1]);
+    post_exit(&talk, 1, 7);
+    close_talk(&talk);
+    await_end(ends[0]);
+    CHECK_INT(close(ends[0]), 0);
+}
+
+int main(void)
+{
+    RUN(test_nothing_yet);
+    RUN(test_part_of_what_is_expected);
+    RUN(test_request_one_byte_at_a_time);
+    RUN(test_requests_in_a_row);
+    RUN(test_fds_of_a_request);
+    RUN(test_wrong_key);
+    RUN(test_challenge_instead_of_answer);
+    RUN(test_wrong_prefixes);
+    RUN(test_refused_heads);
+    RUN(test_refused_numbers);
+    RUN(test_too_many_fds);
+    RUN(test_lost_fds);
+    RUN(test_end_of_stream);
+    RUN(test_client_gone_while_closing);
+    RUN(test_client_gone_before_answer);
+    RUN(test_exits);
+    RUN(test_exits_at_the_end);
+    RUN(test_pidfd_travels);
+    RUN(test_slow_reader);
+    RUN(test_refusal_of_slow_reader);
+    RUN(test_freed_while_stuck);
+    return 0;
+}

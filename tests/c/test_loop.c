@@ -1,0 +1,460 @@
+/* test_loop.c: both backends of the event loop: descriptors, the death of children, signals given back. */
+#define _GNU_SOURCE
+
+#include "ff_fd.h"
+#include "ff_loop.h"
+#include "io.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/time.h>
+
+#define MANY 200 /* descriptors: more than three batches */
+
+static struct ff_loop *open_loop(void)
+{
+    struct ff_loop *loop;
+
+    CHECK_INT(ff_loop_open(check_wants_poll() ? FF_BACKEND_POLL : FF_BACKEND_AUTO, &loop), 0);
+    return loop;
+}
+
+static void watch(struct ff_loop *loop, int fd, unsigned interest, void *tag)
+{
+    CHECK_INT(loop->backend->watch(loop, fd, interest, tag), 0);
+}
+
+static int wait_for(struct ff_loop *loop, int timeout_ms, struct ff_loop_event events[FF_LOOP_BATCH])
+{
+    bool child_died;
+
+    return loop->backend->wait(loop, timeout_ms, events, &child_died);
+}
+
+/* Exactly one event, and which. */
+static void check_event(struct ff_loop *loop, void *tag, unsigned ready)
+{
+    struct ff_loop_event events[FF_LOOP_BATCH];
+
+    CHECK_INT(wait_for(loop, DEADLINE_MS, events), 1);
+    CHECK(events[0].tag == tag);
+    CHECK_INT(events[0].ready, ready);
+}
+
+static void check_no_event(struct ff_loop *loop)
+{
+    struct ff_loop_event events[FF_LOOP_BATCH];
+
+    CHECK_INT(wait_for(loop, 0, events), 0);
+}
+
+static void test_readable(void)
+{
+    struct ff_loop *loop = open_loop();
+    int ends[2];
+
+    make_pipe(ends);
+    watch(loop, ends[0], FF_READABLE, ends);
+    check_no_event(loop);
+    write_all(ends[1], "x", 1);
+    check_event(loop, ends, FF_READABLE);
+    check_event(loop, ends, FF_READABLE); /* until it has been read */
+    loop->backend->close(loop);
+    close_both(ends);
+}
+
+static void test_writable(void)
+{
+    struct ff_loop *loop = open_loop();
+    int socks[2];
+
+    make_pair(socks);
+    watch(loop, socks[0], FF_WRITABLE, socks);
+    check_event(loop, socks, FF_WRITABLE);
+    write_all(socks[1], "x", 1);
+    check_event(loop, socks, FF_WRITABLE);
+    loop->backend->close(loop);
+    close_both(socks);
+}
+
+static void test_change_of_interest_and_tag(void)
+{
+    struct ff_loop *loop = open_loop();
+    int socks[2];
+
+    make_pair(socks);
+    write_all(socks[1], "x", 1);
+    watch(loop, socks[0], FF_READABLE, &socks[0]);
+    watch(loop, socks[0], FF_READABLE | FF_WRITABLE, &socks[1]);
+    check_event(loop, &socks[1], FF_READABLE | FF_WRITABLE);
+    watch(loop, socks[0], FF_WRITABLE, &socks[0]);
+    check_event(loop, &socks[0], FF_WRITABLE);
+    loop->backend->close(loop);
+    close_both(socks);
+}
+
+static void test_unwatch(void)
+{
+    struct ff_loop *loop = open_loop();
+    int first[2];
+    int second[2];
+
+    make_pair(first);
+    make_pair(second);
+    write_all(first[1], "x", 1);
+    write_all(second[1], "x", 1);
+    watch(loop, first[0], FF_READABLE, first);
+    watch(loop, second[0], FF_READABLE, second);
+    watch(loop, first[0], 0, NULL);
+    check_event(loop, second, FF_READABLE);
+    watch(loop, first[0], 0, NULL); /* once more does no harm */
+    watch(loop, second[0], 0, NULL);
+    check_no_event(loop);
+    loop->backend->close(loop);
+    close_both(first);
+    close_both(second);
+}
+
+/* A new descriptor often has the number of one that has just been closed. */
+static void test_number_used_again(void)
+{
+    struct ff_loop *loop = open_loop();
+    int ends[2];
+    int again[2];
+
+    make_pipe(ends);
+    watch(loop, ends[0], FF_READABLE, ends);
+    watch(loop, ends[0], 0, NULL);
+    close_both(ends);
+    make_pipe(again);
+    CHECK_INT(again[0], ends[0]);
+    watch(loop, again[0], FF_READABLE, again);
+    write_all(again[1], "x", 1);
+    check_event(loop, again, FF_READABLE);
+    loop->backend->close(loop);
+    close_both(again);
+}
+
+/* Whatever was asked for: who reads or writes then finds out. */
+static void test_hang_up(void)
+{
+    struct ff_loop *loop = open_loop();
+    const unsigned interests[] = {FF_READABLE, FF_WRITABLE};
+
+    for (int i = 0; i < 2; i++) {
+        int socks[2];
+
+        make_pair(socks);
+        watch(loop, socks[0], interests[i], socks);
+        CHECK_INT(close(socks[1]), 0);
+        check_event(loop, socks, FF_READABLE | FF_WRITABLE);
+        watch(loop, socks[0], 0, NULL);
+        CHECK_INT(close(socks[0]), 0);
+    }
+    loop->backend->close(loop);
+}
+
+static void test_end_of_pipe(void)
+{
+    struct ff_loop *loop = open_loop();
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    int ends[2];
+
+    make_pipe(ends);
+    watch(loop, ends[0], FF_READABLE, ends);
+    CHECK_INT(close(ends[1]), 0);
+    CHECK_INT(wait_for(loop, DEADLINE_MS, events), 1);
+    CHECK(events[0].ready & FF_READABLE);
+    loop->backend->close(loop);
+    CHECK_INT(close(ends[0]), 0);
+}
+
+/* Descriptors that stay busy do not keep the others from being served: as few waits as batches are enough. */
+static void test_no_one_starves(void)
+{
+    struct ff_loop *loop = open_loop();
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    int socks[MANY][2];
+    int served = 0;
+    bool seen[MANY] = {false};
+
+    for (int i = 0; i < MANY; i++) {
+        make_pair(socks[i]);
+        watch(loop, socks[i][0], FF_WRITABLE, &seen[i]);
+    }
+    for (int batch = 0; batch < (MANY + FF_LOOP_BATCH - 1) / FF_LOOP_BATCH; batch++) {
+        int count = wait_for(loop, 0, events);
+
+        for (int i = 0; i < count; i++) {
+            served += !*(bool *)events[i].tag;
+            *(bool *)events[i].tag = true;
+        }
+    }
+    CHECK_INT(served, MANY);
+    loop->backend->close(loop);
+    for (int i = 0; i < MANY; i++)
+        close_both(socks[i]);
+}
+
+static void ignore_alarm(int signal_number)
+{
+    (void)signal_number;
+}
+
+/* A signal ends the wait without an event. The timer repeats, lest its one signal comes before the wait. */
+static void test_interrupted(void)
+{
+    struct ff_loop *loop = open_loop();
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    struct itimerval often = {{0, 10000}, {0, 10000}};
+    struct itimerval never = {{0, 0}, {0, 0}};
+
+    signal(SIGALRM, ignore_alarm);
+    CHECK_INT(setitimer(ITIMER_REAL, &often, NULL), 0);
+    CHECK_INT(wait_for(loop, -1, events), 0);
+    CHECK_INT(setitimer(ITIMER_REAL, &never, NULL), 0);
+    signal(SIGALRM, SIG_DFL);
+    loop->backend->close(loop);
+}
+
+static pid_t fork_exiting(void)
+{
+    pid_t pid = fork();
+
+    CHECK(pid >= 0);
+    if (pid == 0)
+        _exit(0);
+    return pid;
+}
+
+/* The loop may tell of a death when there is none, but never the other way round. */
+static void await_death(struct ff_loop *loop)
+{
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    bool child_died = false;
+    int count = 0;
+
+    while (!child_died) {
+        count = loop->backend->wait(loop, DEADLINE_MS, events, &child_died);
+        CHECK_INT(count, 0);
+    }
+}
+
+static void check_death_is_told(struct ff_loop *loop)
+{
+    pid_t pid = fork_exiting();
+
+    await_death(loop);
+    CHECK_INT(waitpid(pid, NULL, 0), pid);
+}
+
+static void test_deaths(void)
+{
+    struct ff_loop *loop = open_loop();
+
+    for (int i = 0; i < 5; i++)
+        check_death_is_told(loop);
+    loop->backend->close(loop);
+}
+
+/* The death of a child and an event come together. */
+static void test_death_beside_event(void)
+{
+    struct ff_loop *loop = open_loop();
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    siginfo_t info;
+    bool child_died;
+    int ends[2];
+    pid_t pid;
+
+    make_pipe(ends);
+    watch(loop, ends[0], FF_READABLE, ends);
+    write_all(ends[1], "x", 1);
+    pid = fork_exiting();
+    CHECK_INT(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+    do
+        CHECK_INT(loop->backend->wait(loop, DEADLINE_MS, events, &child_died), 1);
+    while (!child_died);
+    CHECK(events[0].tag == ends);
+    CHECK_INT(waitpid(pid, NULL, 0), pid);
+    loop->backend->close(loop);
+    close_both(ends);
+}
+
+static void *read_until_end(void *fd)
+{
+    char byte;
+
+    CHECK_INT(read(*(int *)fd, &byte, 1), 0);
+    return NULL;
+}
+
+/* A thread that a preloaded module started has SIGCHLD unblocked, and the kernel gives it the signal. */
+static void test_death_beside_thread(void)
+{
+    struct ff_loop *loop;
+    pthread_t thread;
+    int ends[2];
+
+    make_pipe(ends);
+    CHECK_INT(pthread_create(&thread, NULL, read_until_end, &ends[0]), 0);
+    loop = open_loop();
+    for (int i = 0; i < 5; i++)
+        check_death_is_told(loop);
+    loop->backend->close(loop);
+    CHECK_INT(close(ends[1]), 0);
+    CHECK_INT(pthread_join(thread, NULL), 0);
+    CHECK_INT(close(ends[0]), 0);
+}
+
+static sigset_t block_only(int signal_number)
+{
+    sigset_t set;
+    sigset_t before;
+
+    sigemptyset(&set);
+    sigaddset(&set, signal_number);
+    CHECK_INT(pthread_sigmask(SIG_SETMASK, &set, &before), 0);
+    return before;
+}
+
+static bool is_blocked(int signal_number)
+{
+    sigset_t mask;
+
+    CHECK_INT(pthread_sigmask(SIG_SETMASK, NULL, &mask), 0);
+    return sigismember(&mask, signal_number);
+}
+
+/* Whoever started this process may have blocked SIGCHLD; that is inherited. */
+static void test_death_while_blocked_before(void)
+{
+    sigset_t before = block_only(SIGCHLD);
+    struct ff_loop *loop = open_loop();
+
+    check_death_is_told(loop);
+    loop->backend->close(loop);
+    CHECK(is_blocked(SIGCHLD));
+    CHECK_INT(pthread_sigmask(SIG_SETMASK, &before, NULL), 0);
+}
+
+static void on_signal(int signal_number)
+{
+    (void)signal_number;
+}
+
+static void set_handlers(void (*handler)(int))
+{
+    signal(SIGCHLD, handler);
+    signal(SIGPIPE, handler);
+}
+
+static void check_handlers(void (*handler)(int))
+{
+    const int signals[] = {SIGCHLD, SIGPIPE};
+
+    for (int i = 0; i < 2; i++) {
+        struct sigaction action;
+
+        CHECK_INT(sigaction(signals[i], NULL, &action), 0);
+        CHECK(action.sa_handler == handler);
+    }
+}
+
+static void test_signals_are_given_back(void)
+{
+    sigset_t before = block_only(SIGUSR1);
+    struct ff_loop *loop;
+
+    set_handlers(on_signal);
+    loop = open_loop();
+    CHECK_INT(kill(getpid(), SIGPIPE), 0); /* ignored meanwhile */
+    loop->backend->close(loop);
+    check_handlers(on_signal);
+    CHECK(!is_blocked(SIGCHLD));
+    CHECK(is_blocked(SIGUSR1));
+    set_handlers(SIG_DFL);
+    CHECK_INT(pthread_sigmask(SIG_SETMASK, &before, NULL), 0);
+}
+
+/* What a server does in a child: the descriptors are closed by number, the rest is given up. */
+static void abandon_in_child(struct ff_loop *loop, int fds_before)
+{
+    int own[FF_LOOP_MAX_FDS];
+
+    ff_fd_close_all(own, loop->backend->own_fds(loop, own));
+    loop->backend->abandon(loop);
+    CHECK_INT(check_count_fds(), fds_before);
+    check_handlers(on_signal);
+    CHECK(!is_blocked(SIGCHLD));
+    _exit(0);
+}
+
+static void test_abandon(void)
+{
+    int fds_before = check_count_fds();
+    struct ff_loop *loop;
+    pid_t pid;
+
+    set_handlers(on_signal);
+    loop = open_loop();
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0)
+        abandon_in_child(loop, fds_before);
+    await_death(loop);
+    CHECK_INT(await_status(pid), 0);
+    check_death_is_told(loop); /* the parent's loop has lost nothing */
+    loop->backend->close(loop);
+    set_handlers(SIG_DFL);
+}
+
+static void test_own_fds(void)
+{
+    int fds_before = check_count_fds();
+    struct ff_loop *loop = open_loop();
+    int own[FF_LOOP_MAX_FDS];
+    size_t count = loop->backend->own_fds(loop, own);
+
+    CHECK(count <= FF_LOOP_MAX_FDS);
+    CHECK_INT(check_count_fds(), fds_before + (int)count);
+    for (size_t i = 0; i < count; i++)
+        CHECK(fcntl(own[i], F_GETFD) & FD_CLOEXEC);
+    loop->backend->close(loop);
+}
+
+/* Whichever descriptor is the one too many: nothing is left behind, and the signals are as before. */
+static void test_open_without_room(void)
+{
+    for (int room = 0; room < (check_wants_poll() ? 2 : 4); room++) {
+        struct ff_loop *loop;
+        struct rlimit before = leave_fds(room);
+
+        CHECK_INT(ff_loop_open(check_wants_poll() ? FF_BACKEND_POLL : FF_BACKEND_AUTO, &loop), -EMFILE);
+        CHECK_INT(setrlimit(RLIMIT_NOFILE, &before), 0);
+        check_handlers(SIG_DFL);
+        CHECK(!is_blocked(SIGCHLD));
+    }
+}
+
+int main(void)
+{
+    RUN(test_readable);
+    RUN(test_writable);
+    RUN(test_change_of_interest_and_tag);
+    RUN(test_unwatch);
+    RUN(test_number_used_again);
+    RUN(test_hang_up);
+    RUN(test_end_of_pipe);
+    RUN(test_no_one_starves);
+    RUN(test_interrupted);
+    RUN(test_deaths);
+    RUN(test_death_beside_event);
+    RUN(test_death_beside_thread);
+    RUN(test_death_while_blocked_before);
+    RUN(test_signals_are_given_back);
+    RUN(test_abandon);
+    RUN(test_own_fds);
+    RUN(test_open_without_room);
+    return 0;
+}

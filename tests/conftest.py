@@ -1,0 +1,116 @@
+"""Fixtures. Every test begins without a template and ends with the descriptors, threads and processes it began with."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("support")
+
+import fastfork
+from fastfork import context, forkserver, installation
+from support import targets
+from support.processes import MARK, descendants, descriptors, wait_until
+from support.programs import Programs
+
+os.environ[MARK] = str(os.getpid())
+# Each of these changes what is tested; the tests that are about one set it.
+for variable in ("FASTFORK_INSTALL", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED"):
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_main_module():
+    """Children would import pytest as their main module, each of them."""
+    real = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    yield
+    sys.modules["__main__"] = real
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _lasting_descriptors(_plain_main_module):
+    """Have what a process opens once and keeps: the resource tracker, the pipe that tells children of its end."""
+    process = fastfork.get_context().Process(target=targets.nothing)
+    process.start()
+    process.join()
+    process.close()
+    _stop_templates()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(_lasting_descriptors):
+    before = _snapshot()
+    yield
+    _stop_templates()
+    gc.collect()
+    try:
+        wait_until(lambda: _snapshot() == before, timeout=20)
+    except AssertionError:
+        assert _snapshot() == before  # shows the difference
+
+
+def _snapshot():
+    return {
+        "descriptors": descriptors(),
+        "threads": threading.enumerate(),
+        "processes": sorted(process[:2] for process in descendants()),
+    }
+
+
+def _stop_templates():
+    """Stop every template of this process and forget what was set for it."""
+    installation.uninstall()
+    for server in (forkserver._forkserver, *context._servers.values()):
+        server._stop()
+    for name in context._servers:
+        context._contexts.pop(name, None)
+    context._servers.clear()
+    forkserver._forkserver.set_forkserver_preload(["__main__"])
+    forkserver._forkserver.nested = "share"
+
+
+@pytest.fixture
+def ctx():
+    """The default context."""
+    return fastfork.get_context()
+
+
+@pytest.fixture
+def template():
+    """A running template of the default context: what stands for it in this process."""
+    forkserver.ensure_running()
+    return forkserver._forkserver
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder for programs, and the means to run them."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    return Programs(folder)
+
+
+@pytest.fixture
+def ask(ctx):
+    """Run a function of `support.targets` that sends one answer, in a process; return the answer."""
+
+    def ask(target, *arguments, context=ctx):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=target, args=(sender, *arguments))
+        process.start()
+        sender.close()
+        answer = receiver.recv()
+        receiver.close()
+        process.join()
+        assert process.exitcode == 0
+        return answer
+
+    return ask
