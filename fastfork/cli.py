@@ -92,6 +92,10 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _run(options: argparse.Namespace) -> int:
     from . import program
 
+    if not program.is_there(options.target, is_module=options.is_module):
+        kind = "module" if options.is_module else "file"
+        print(f"fastfork run: there is no {kind} {options.target!r}", file=sys.stderr)
+        return 2
     program.run(
         options.target,
         options.arguments,

@@ -21,7 +21,7 @@ from .auth import authenticate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 EXIT_CODE_LOST = 255
 """What is reported, as by the standard library, when nobody can tell any more how a child ended."""
@@ -299,8 +299,11 @@ class Connection:
                 self._close_sentinel(request_id)
             os.close(self._sock)
 
-    def __del__(self) -> None:
-        self.abandon()
+    def __del__(
+        self, close: Callable[[int], None] = os.close
+    ) -> None:  # `os` may have gone before, at the end
+        if not self._broken:
+            close(self._sock)
 
     def abandon(self) -> None:
         """Close this process's end alone: that of its parent, after a raw `os.fork()`, goes on."""

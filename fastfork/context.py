@@ -78,11 +78,11 @@ def _process_class(template: str) -> type[FastForkProcess]:
     class TemplateProcess(FastForkProcess):
         _template = template
 
-        def __reduce__(self) -> tuple[Callable[[str], FastForkProcess], tuple[str], dict[str, Any]]:
+        def __reduce_ex__(self, protocol: Any) -> Any:
             # The class cannot be found by its name; a subclass of it, in a module, can.
             if type(self) is TemplateProcess:
                 return _rebuild, (template,), self.__dict__
-            return super().__reduce_ex__(2)  # type: ignore[return-value]
+            return super().__reduce_ex__(protocol)
 
     TemplateProcess.__name__ = TemplateProcess.__qualname__ = "FastForkProcess"
     return TemplateProcess

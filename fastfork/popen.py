@@ -47,6 +47,8 @@ class Popen(popen_fork.Popen):
 
     def __init__(self, process_obj: BaseProcess, server: ForkServer | None = None) -> None:
         self._fds: list[int] = []
+        # start() drops the arguments, but the child may still have to find a lock among them (gh-94765).
+        self._arguments: Any = (process_obj._args, process_obj._kwargs)  # type: ignore[attr-defined]
         self._server = forkserver._forkserver if server is None else server
         super().__init__(process_obj)
 
@@ -98,6 +100,8 @@ class Popen(popen_fork.Popen):
         """Wait at most `timeout` seconds (None: no limit) for the exit code."""
         if self.returncode is None:
             self.returncode = self._child.wait(timeout)
+            if self.returncode is not None:
+                self._arguments = None
         return self.returncode
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import runpy
@@ -10,6 +11,17 @@ import types
 
 from . import forkserver
 from .installation import TAKE_ALL, TAKE_ALL_BUT_SPAWN, take_over
+
+
+def is_there(target: str, *, is_module: bool) -> bool:
+    """Whether there is such a script or module; a module may also lie in the current directory, as for python -m."""
+    if not is_module:
+        return os.path.exists(target)
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.util.find_spec(target) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def run(
@@ -30,14 +42,13 @@ def run(
     keep_spawn:
         Leave the start method "spawn" as it is.
 
-    Raises what the program raises; `SystemExit` among it.
+    Raises what the program raises, `SystemExit` among it; see `is_there` for one that cannot be found.
 
     """
     take_over(TAKE_ALL_BUT_SPAWN if keep_spawn else TAKE_ALL)
     forkserver.set_forkserver_preload(["__main__", *preload])
     sys.argv[:] = [target, *arguments]
     if is_module:
-        sys.path.insert(0, os.getcwd())
         runpy.run_module(target, run_name="__main__", alter_sys=True)
     elif os.path.isfile(target) and not target.endswith((".zip", ".pyz")):
         _run_script(target)

@@ -62,12 +62,13 @@ static inline void check_only_fds_of(const struct ff_request *request)
         expected[request->fds[i]] = true;
     for (int fd = 0; fd < CHECK_FD_LIMIT; fd++)
         if (check_fd_is_open(fd) != expected[fd])
-            check_fail(__FILE__, __LINE__, "descriptor %d is%s open in a child", fd, expected[fd] ? " not" : "");
+            check_fail(__FILE__, __LINE__, "descriptor %d is%s open in a child", fd,
+                       expected[fd] ? " not" : "");
 }
 
 /* What a child still has to do with its server is to give back the memory; no descriptor is the server's. */
-__attribute__((noreturn)) static inline void run_child(const struct service *service, struct ff_server *server,
-                                                       const struct ff_request *request)
+__attribute__((noreturn)) static inline void
+run_child(const struct service *service, struct ff_server *server, const struct ff_request *request)
 {
     int fds_before;
     int code;

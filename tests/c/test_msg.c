@@ -34,10 +34,12 @@ static int fill(struct line *line)
     return ff_reader_fill(&line->reader, line->sock);
 }
 
+#define TOO_MANY 20
+
 /* `count` duplicates of the write end of a pipe: when all are closed, its read end is at its end. */
 struct bundle {
     int read_end;
-    int fds[FF_MAX_FDS + 1];
+    int fds[FF_MAX_FDS + TOO_MANY];
     size_t count;
 };
 
@@ -253,19 +255,25 @@ static void test_many_fds(void)
     check_many_fds(FF_MAX_FDS);
 }
 
-/* One too many: an error, and none of them stays open, not even those that did not fit. */
-static void test_too_many_fds(void)
+/* An error, and none of them stays open, not even those that did not fit. */
+static void check_too_many_fds(size_t count)
 {
     struct line line;
     struct bundle bundle;
 
     open_line(&line, 4);
-    make_bundle(&bundle, FF_MAX_FDS + 1);
+    make_bundle(&bundle, count);
     send_many(line.far, &bundle);
     CHECK_INT(fill(&line), -E2BIG);
     ff_reader_drop_fds(&line.reader);
     close_bundle(&bundle);
     close_line(&line);
+}
+
+static void test_too_many_fds(void)
+{
+    check_too_many_fds(FF_MAX_FDS + 1);
+    check_too_many_fds(FF_MAX_FDS + TOO_MANY);
 }
 
 static void test_send_limit(void)

@@ -577,6 +577,30 @@ static void check_broken_stream(int sock)
     check_exit(sock, 2, 4);
 }
 
+static void fill_pipe(int fd)
+{
+    char bytes[4096] = {0};
+    int flags = fcntl(fd, F_GETFL);
+
+    CHECK_INT(fcntl(fd, F_SETFL, flags | O_NONBLOCK), 0);
+    while (write(fd, bytes, sizeof bytes) > 0)
+        continue;
+    CHECK_INT(errno, EAGAIN);
+    CHECK_INT(fcntl(fd, F_SETFL, flags), 0);
+}
+
+/* A stream that takes no more keeps nobody waiting. */
+static void check_full_stream(int sock)
+{
+    int held[2];
+
+    make_pipe(held);
+    fill_pipe(held[1]);
+    start_child(sock, 3, FF_FORK_HELD | FF_FORK_STREAM, "x\x04", 2, &held[1], 1);
+    check_exit(sock, 3, 4);
+    close_both(held);
+}
+
 static void test_stream(void)
 {
     static const char killed[] = {'s', SIGKILL};
@@ -588,6 +612,7 @@ static void test_stream(void)
     check_stream(sock, "x\x03", 3);
     check_stream(sock, killed, -SIGKILL);
     check_broken_stream(sock);
+    check_full_stream(sock);
     CHECK_INT(close(sock), 0);
     stop_server(&serving);
 }
@@ -599,6 +624,7 @@ static void test_held_by_slow_reader(void)
     struct serving serving;
     struct gate gate;
     int held[COUNT][2];
+    char ready[COUNT];
     int sock;
 
     make_gate(&gate);
@@ -611,6 +637,7 @@ static void test_held_by_slow_reader(void)
                   0);
         CHECK_INT(close(held[i][1]), 0);
     }
+    read_all(gate.ready[0], ready, sizeof ready);
     open_gate(&gate);
     for (int i = 0; i < COUNT; i++) {
         await_end(held[i][0]);
@@ -794,7 +821,8 @@ static void test_client_that_vanishes_after_a_request(void)
     make_pipe(ends);
     start_server(&serving, &numbering);
     sock = connect_client(&serving);
-    CHECK_INT(ff_client_send(sock, 1, FF_FORK_PIDFD | FF_FORK_HELD, NULL, 0, (int[]){ends[1], ends[1]}, 2), 0);
+    CHECK_INT(ff_client_send(sock, 1, FF_FORK_PIDFD | FF_FORK_HELD, NULL, 0, (int[]){ends[1], ends[1]}, 2),
+              0);
     CHECK_INT(close(sock), 0);
     CHECK_INT(close(ends[1]), 0);
     read_all(ends[0], &number, sizeof number);

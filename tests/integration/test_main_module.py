@@ -50,7 +50,9 @@ def test_a_script_runs_once_as_main_and_once_in_the_template(programs, log):
 
 
 def test_a_script_run_by_a_relative_path_after_a_change_of_directory(programs, log):
-    programs.write("program.py", LOG + THREE_PROCESSES.replace("import fastfork", "import fastfork; os.chdir('/')"))
+    programs.write(
+        "program.py", LOG + THREE_PROCESSES.replace("import fastfork", "import fastfork; os.chdir('/')")
+    )
     assert finish(programs.python("program.py")) == SQUARES
     assert log() == ["__main__", "__mp_main__"]
 
@@ -115,7 +117,8 @@ def test_a_main_module_from_standard_input_is_not_found_by_children_as_everywher
 
 def test_a_main_module_that_needs_the_guard_says_so(programs):
     path = programs.write(
-        "program.py", "import fastfork\np = fastfork.get_context(preload=[]).Process(target=print)\np.start()\np.join()\n"
+        "program.py",
+        "import fastfork\np = fastfork.get_context(preload=[]).Process(target=print)\np.start()\np.join()\n",
     )
     outcome = programs.python(str(path))
     assert "if __name__ == '__main__':" in outcome.stderr
@@ -238,7 +241,9 @@ def test_files_of_the_program_that_are_named_like_the_standard_librarys_do_no_ha
 
 
 def test_what_a_preload_prints_appears_once(programs):
-    programs.write("preloaded.py", "import sys; print('out', end=' '); print('err', end=' ', file=sys.stderr)")
+    programs.write(
+        "preloaded.py", "import sys; print('out', end=' '); print('err', end=' ', file=sys.stderr)"
+    )
     path = programs.write(
         "program.py",
         """

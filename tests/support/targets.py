@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import signal
 import sys
-from multiprocessing import process
+import threading
+from multiprocessing import process, shared_memory
 
+import fastfork
 from fastfork import forkserver
 
 
@@ -50,6 +52,18 @@ def wait_for_end_of(connection):
     """Block until the other end of the pipe is closed."""
     with contextlib.suppress(EOFError):
         connection.recv()
+
+
+def leave_after(connection, code):
+    """Block until the other end of the pipe is closed; leave with the code."""
+    wait_for_end_of(connection)
+    sys.exit(code)
+
+
+def kill_self_after(connection, number):
+    """Block until the other end of the pipe is closed; then die of the signal."""
+    wait_for_end_of(connection)
+    kill_self(number)
 
 
 def leave_when_told(connection):
@@ -116,3 +130,125 @@ def send_ancestry(connection, context, depth):
         child.join()
         assert child.exitcode == 0
     connection.send([os.getppid(), *below])
+
+
+class Worker(multiprocessing.get_context("fastfork").Process):
+    """A Process by inheritance."""
+
+    def __init__(self, connection, number):
+        super().__init__()
+        self.connection = connection
+        self.number = number
+
+    def run(self):
+        self.connection.send(square(self.number))
+
+
+def send_error_of_start(connection, context):
+    try:
+        context.Process(target=nothing).start()
+    except AssertionError as error:
+        connection.send(str(error))
+
+
+_remembered = None
+
+
+def remember(value):
+    global _remembered
+    _remembered = value
+
+
+def recall(*_arguments):
+    return _remembered
+
+
+def take_all(queue, count):
+    for _ in range(count):
+        queue.get()
+        queue.task_done()
+
+
+def echo_through(connection):
+    """Receive a connection over a connection, and return what comes there."""
+    inner = connection.recv()
+    inner.send(inner.recv())
+
+
+def count_up(lock, counter, times):
+    for _ in range(times):
+        with lock:
+            counter.value += 1
+
+
+def wait_and_notify(event, condition):
+    event.wait()
+    with condition:
+        condition.notify()
+
+
+def use_lock_when_told(connection, lock):
+    connection.recv()
+    with lock:
+        pass
+
+
+def change_shared(value, array, raw_value, raw_array):
+    with value.get_lock():
+        value.value += 1
+    for i, item in enumerate(array):
+        array[i] = 2 * item
+    raw_value.value += 1
+    raw_array[:] = [1, 2, 3]
+
+
+def write_shared_memory(name, content):
+    memory = shared_memory.SharedMemory(name)
+    memory.buf[: len(content)] = content
+    memory.close()
+
+
+def change_managed(mapping, items, lock):
+    with lock:
+        mapping["child"] = 2
+        items.append(3)
+
+
+def send_from_thread(connection):
+    threading.Thread(target=connection.send, args=("from the thread",)).start()
+
+
+class NamedWorker(fastfork.get_context(template="of the targets").Process):
+    """A Process by inheritance, of a template with a name."""
+
+    def __init__(self, connection, number):
+        super().__init__()
+        self.connection = connection
+        self.number = number
+
+    def run(self):
+        assert self._template == "of the targets"
+        self.connection.send(square(self.number))
+
+
+def parent_pid(*_arguments):
+    return os.getppid()
+
+
+def send_template_of(connection, context):
+    connection.send(context.template)
+
+
+def send_process(connection, unstarted):
+    connection.send((unstarted.name, unstarted._template))
+
+
+def send_ancestry_with(connection, inner_context, outer_context):
+    """Report the pids of this process's parent and of the parent of a child of another context."""
+    receiver, sender = outer_context.Pipe(duplex=False)
+    child = inner_context.Process(target=send_ancestry, args=(sender, inner_context, 1))
+    child.start()
+    sender.close()
+    connection.send([os.getppid(), *receiver.recv()])
+    receiver.close()
+    child.join()

@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-
 from fastfork.bench import cli, environment, main, plot, report, runner
 from fastfork.bench.client import launched
 from fastfork.bench.errors import BenchError

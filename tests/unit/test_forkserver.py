@@ -9,10 +9,10 @@ import signal
 from multiprocessing import forkserver as standard
 
 import pytest
-
-from fastfork import forkserver
 from support import raw, targets
 from support.processes import children_of, descriptors, is_alive, wait_until
+
+from fastfork import forkserver
 
 FUNCTIONS = ["ensure_running", "get_inherited_fds", "connect_to_new_process", "set_forkserver_preload"]
 PRIVATE = [

@@ -15,10 +15,10 @@ import sys
 import threading
 
 import pytest
+from support.processes import DEADLINE, children_of, descriptors, exit_code_of, fork, wait_until
 
 from fastfork import _native
 from fastfork.auth import authenticate
-from support.processes import DEADLINE, children_of, descriptors, exit_code_of, fork, wait_until
 
 AUTHKEY = b"k" * 32
 FRAME = struct.Struct("=IHHIiII")

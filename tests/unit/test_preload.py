@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from support import targets
 
 import fastfork
 from fastfork import forkserver
-from support import targets
 
 FAILURES = {
     "ImportError": "raise ImportError('no luck')",
@@ -189,7 +189,9 @@ def test_the_exit_of_a_template_that_failed_leaves_nothing(capfd, ctx, preload):
 
 
 def test_threads_that_a_preloaded_module_leaves_running_lose_no_exit_code(ctx, preload, module):
-    module("import threading\nfor _ in range(4): threading.Thread(target=threading.Event().wait, daemon=True).start()")
+    module(
+        "import threading\nfor _ in range(4): threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    )
     preload(["preloaded"])
     processes = [ctx.Process(target=targets.leave, args=(code,)) for code in range(30)]
     for process in processes:
