@@ -12,10 +12,11 @@
 
 /* cdef: begin */
 
-#define FF_MAX_FDS 264       /* descriptors in one request: 256 of the caller's and the few that go along */
-#define FF_MAX_PAYLOAD 65536 /* bytes of payload in one request; more goes through a pipe */
-#define FF_MAX_CLIENTS 4096  /* connections that one server holds; beyond, clients queue in the backlog */
-#define FF_MAX_AUTHKEY 256   /* bytes */
+#define FF_MAX_FDS 264 /* descriptors in one request: 256 of the caller's and the few that go along */
+#define FF_MAX_FDS_PER_MESSAGE 253 /* SCM_MAX_FD of Linux: what sendmsg() takes at once */
+#define FF_MAX_PAYLOAD 65536       /* bytes of payload in one request; more goes through a pipe */
+#define FF_MAX_CLIENTS 4096 /* connections that one server holds; beyond, clients queue in the backlog */
+#define FF_MAX_AUTHKEY 256  /* bytes */
 
 /* What a frame says. Requests go to the server, the others come from it. */
 enum ff_frame_type {
@@ -87,7 +88,8 @@ int ff_python_serve(struct ff_server *server, struct ff_request *ret_request);
 /* Give back everything that the server holds. In a child: the memory, the request's too, and no descriptor. */
 void ff_server_free(struct ff_server *server);
 
-/* Send one FORK frame, whole, on a blocking socket. */
+/* Send one FORK frame, whole, on a blocking socket. After -EBADF or -EMSGSIZE nothing has been sent; after another
+ * error that may be so only up to FF_MAX_FDS_PER_MESSAGE descriptors. */
 int ff_client_send(int sock, uint32_t id, uint32_t flags, const void *payload, uint32_t payload_size,
                    const int *fds, uint32_t fd_count);
 

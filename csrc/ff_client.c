@@ -1,6 +1,7 @@
 /* ff_client.c: the client's side of the frames, on a blocking socket. */
 #define _GNU_SOURCE
 
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -31,6 +32,9 @@ static ssize_t send_head(int sock, const unsigned char *bytes, size_t size, cons
 
     if (beyond == 0)
         return ff_msg_send(sock, bytes, size, fds, fd_count);
+    for (size_t i = 0; i < fd_count; i++)
+        if (fcntl(fds[i], F_GETFD) < 0)
+            return -errno;
     sent = ff_msg_send(sock, bytes, 1, fds, beyond);
     if (sent < 0)
         return sent;

@@ -10,7 +10,6 @@
 
 #define FF_MAGIC 0x4b524646u /* "FFRK" in memory on a little-endian machine */
 #define FF_PROTOCOL_VERSION 1
-#define FF_MAX_FDS_PER_MESSAGE 253 /* SCM_MAX_FD of Linux: what sendmsg() takes at once */
 
 /* Gathers a known number of bytes, and the descriptors that come with them, from a non-blocking socket. */
 struct ff_reader {

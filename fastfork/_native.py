@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_FDS: int = lib.FF_MAX_FDS
 """Descriptors that one request carries."""
+MAX_FDS_PER_MESSAGE: int = lib.FF_MAX_FDS_PER_MESSAGE
+"""Descriptors up to which a request is one message, sent whole or not at all."""
 MAX_PAYLOAD: int = lib.FF_MAX_PAYLOAD
 """Bytes that one request carries."""
 

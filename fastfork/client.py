@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 EXIT_CODE_LOST = 255
 """What is reported, as by the standard library, when nobody can tell any more how a child ended."""
 
+_AWAITED_PIDFD = -2
+"""In the place of a sentinel: it comes with the answer."""
+
 _REAP_DEADLINE = 1.0
 """Seconds that a server may take to report a child that is dead, or init to reap one whose server is dead."""
 
@@ -166,7 +169,7 @@ class Connection:
         before it answered and a child may or may not have been started, and `OSError` with the errno of what failed.
         """
         if self._has_pidfds:
-            return self._request(_native.FORK_PIDFD, payload, fds)
+            return self._request(_native.FORK_PIDFD, payload, fds, _AWAITED_PIDFD)
         sentinel, held = os.pipe()
         try:
             return self._request(_native.FORK_HELD, payload, [held, *fds], sentinel)
@@ -191,6 +194,8 @@ class Connection:
         except OSError as error:
             self._close_sentinel(request_id)
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                if error.errno != errno.EBADF and len(fds) > _native.MAX_FDS_PER_MESSAGE:
+                    self._break()  # the first of two messages may be out
                 raise
             self._break()
             raise ServerGoneError(error.errno, "the fork server went away") from error
@@ -259,6 +264,12 @@ class Connection:
             # Its start was interrupted by an exception: the program does not know of it.
             self._abandoned.discard(frame.id)
             child.kill()
+            return
+        if child.sentinel == _AWAITED_PIDFD:
+            # It got lost for want of a descriptor, here or in the server: without it nobody could wait for the child.
+            child.sentinel = -1
+            child.kill()
+            self._answers[frame.id] = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return
         self._children[frame.id] = child
         self._answers[frame.id] = child

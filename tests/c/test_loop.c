@@ -338,25 +338,29 @@ static void test_death_while_blocked_before(void)
     CHECK_INT(pthread_sigmask(SIG_SETMASK, &before, NULL), 0);
 }
 
+static volatile sig_atomic_t handled;
+
 static void on_signal(int signal_number)
 {
-    (void)signal_number;
+    handled = signal_number;
 }
+
+/* What a loop takes for itself. */
+static const int taken_signals[] = {SIGCHLD, SIGPIPE, SIGINT};
+#define TAKEN_SIGNALS (sizeof taken_signals / sizeof *taken_signals)
 
 static void set_handlers(void (*handler)(int))
 {
-    signal(SIGCHLD, handler);
-    signal(SIGPIPE, handler);
+    for (size_t i = 0; i < TAKEN_SIGNALS; i++)
+        signal(taken_signals[i], handler);
 }
 
 static void check_handlers(void (*handler)(int))
 {
-    const int signals[] = {SIGCHLD, SIGPIPE};
-
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < TAKEN_SIGNALS; i++) {
         struct sigaction action;
 
-        CHECK_INT(sigaction(signals[i], NULL, &action), 0);
+        CHECK_INT(sigaction(taken_signals[i], NULL, &action), 0);
         CHECK(action.sa_handler == handler);
     }
 }
@@ -367,9 +371,12 @@ static void test_signals_are_given_back(void)
     struct ff_loop *loop;
 
     set_handlers(on_signal);
+    handled = 0;
     loop = open_loop();
-    CHECK_INT(kill(getpid(), SIGPIPE), 0); /* ignored meanwhile */
+    CHECK_INT(kill(getpid(), SIGPIPE), 0);
+    CHECK_INT(kill(getpid(), SIGINT), 0);
     loop->backend->close(loop);
+    CHECK_INT(handled, 0);
     check_handlers(on_signal);
     CHECK(!is_blocked(SIGCHLD));
     CHECK(is_blocked(SIGUSR1));
@@ -439,6 +446,7 @@ static void test_open_without_room(void)
 
 int main(void)
 {
+    set_handlers(SIG_DFL); /* a shell has what it runs in the background ignore SIGINT */
     RUN(test_readable);
     RUN(test_writable);
     RUN(test_change_of_interest_and_tag);
