@@ -55,6 +55,7 @@ class Child:
         self.exit_code: int | None = None
         self._connection = connection
         self._is_pidfd = is_pidfd
+        self._client_pid = os.getpid()
         self._guard = threading.Lock()
         self._waiters = 0
         self._closed = False
@@ -64,6 +65,8 @@ class Child:
 
         Returns the exit code, negative for a signal, or None when the time is over.
         """
+        if os.getpid() != self._client_pid:
+            return self.exit_code  # after a raw fork: the child is the parent's, and so may be the lock
         with self._guard:
             if self.exit_code is not None or self._closed:
                 return self.exit_code
@@ -150,6 +153,7 @@ class Connection:
         self._sentinels: dict[int, int] = {}
         self._abandoned: set[int] = set()
         self._last_id = 0
+        self._is_receiving = False
         self._broken = True  # until there is a socket
         self._has_pidfds = _native.has_pidfds()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -228,6 +232,13 @@ class Connection:
 
     def _take_frame(self, timeout: float | None) -> bool:
         """Receive one frame and pass it on: whether there was one. A connection that has ended raises."""
+        was_receiving, self._is_receiving = self._is_receiving, True
+        try:
+            return self._receive_and_pass_on(timeout)
+        finally:
+            self._is_receiving = was_receiving
+
+    def _receive_and_pass_on(self, timeout: float | None) -> bool:
         try:
             frame = _native.receive_frame(self._sock, timeout)
         except InterruptedError:
@@ -284,6 +295,10 @@ class Connection:
         deadline = time.monotonic() + limit
         if not self._lock.acquire(timeout=limit):
             return timeout is None
+        if self._is_receiving and timeout is not None:
+            deadline -= (
+                limit - timeout
+            )  # a signal handler: the frame may be in the hands of what it has interrupted
         try:
             while child.exit_code is None and not self._broken:
                 if not self._take_frame(_remaining(deadline)):

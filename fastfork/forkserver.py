@@ -7,11 +7,13 @@ by all children of the tree, and starts another one when it has died.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from multiprocessing import resource_tracker
 
@@ -39,6 +41,9 @@ __all__ = [
 
 MAXFDS_TO_SEND = 256
 """Descriptors that a caller may pass to one child."""
+
+_GRACE = 0.5
+"""Seconds that a template which takes no connections has to end by itself."""
 
 _ATTEMPTS = 3
 """Templates that a request is sent to, one after another, while they die before they have it."""
@@ -147,6 +152,7 @@ class ForkServer:
 
         Raises `OSError` when it cannot be started.
         """
+        self._watch_forks()
         with self._lock:
             _tracker_fd()
             if not self._is_running():
@@ -208,6 +214,7 @@ class ForkServer:
         """Return a connection to the running template that was made with the authkey as it now is."""
         if len(fds) > MAXFDS_TO_SEND:
             raise ValueError(f"too many fds: {len(fds)}, at most {MAXFDS_TO_SEND} can be passed to a process")
+        self._watch_forks()
         with self._lock:
             self.ensure_running()
             connection = self._connection
@@ -218,16 +225,26 @@ class ForkServer:
     def _open_connection(self) -> Connection:
         from .client import Connection
 
-        self._watch_forks()
         address, authkey = self._forkserver_address, self._forkserver_authkey
         assert address is not None
         assert authkey is not None
         try:
             self._connection = Connection(address, authkey)
-        except (OSError, EOFError):
+        except (ConnectionError, FileNotFoundError, EOFError) as error:
             self._raise_preload_error()
-            raise
+            if self._launched is None:
+                raise
+            raise self._server_gone() from error
         return self._connection
+
+    def _server_gone(self) -> OSError:
+        """Let go of a template of this process's own that takes no connections: the error that says so."""
+        from .client import ServerGoneError
+
+        assert self._forkserver_pid is not None
+        code = _reap(self._forkserver_pid)
+        self._forget()
+        return ServerGoneError(errno.ECONNRESET, f"the fork server died before it served (exit code {code})")
 
     def _raise_preload_error(self) -> None:
         """Raise `PreloadError` if a failed preload made the template leave; the next start launches another one."""
@@ -249,19 +266,16 @@ class ForkServer:
         return self._can_reconnect()
 
     def _can_reconnect(self) -> bool:
-        """Whether the template takes a new connection. One of this process's own that does not is about to die."""
         try:
             self._open_connection()
-        except (OSError, EOFError):
-            if self._forkserver_pid is not None:
-                os.kill(self._forkserver_pid, signal.SIGKILL)
-                os.waitpid(self._forkserver_pid, 0)
+        except (ConnectionError, FileNotFoundError, EOFError):
             return False
         return True
 
     def _launch(self) -> None:
         from .launch import launch
 
+        self._watch_forks()
         data = preparation_data("ignore")
         config = TemplateConfig(
             preload=self._preload_modules,
@@ -276,10 +290,10 @@ class ForkServer:
             modules=[name for name in _SHARED_MODULES if name in sys.modules],
         )
         self._launched = launch(config)
-        self._forkserver_address = config.address
-        self._forkserver_authkey = config.authkey
-        self._forkserver_alive_fd = self._launched.alive_fd
         self._forkserver_pid = self._launched.pid
+        self._forkserver_alive_fd = self._launched.alive_fd
+        self._forkserver_authkey = config.authkey
+        self._forkserver_address = config.address  # last: another thread's os.fork() may come in between
 
     def _forget(self) -> None:
         """Let go of a template that has died or was left; what it still said about children is kept."""
@@ -309,7 +323,7 @@ class ForkServer:
             self._forget()
 
     def _watch_forks(self) -> None:
-        """Learn of forks of this process from now on: only a process that has a connection needs to."""
+        """Learn of forks of this process from now on. Not from the beginning: the hook would run in all children."""
         if not self._knows_forks:
             self._knows_forks = True
             os.register_at_fork(after_in_child=functools.partial(_reset, weakref.ref(self)))
@@ -328,6 +342,24 @@ def _reset(reference: weakref.ref[ForkServer]) -> None:
     server = reference()
     if server is not None:
         server.after_fork_in_child()
+
+
+def _reap(pid: int) -> int | None:
+    """Reap a child of this process that is about to end, and end it if it is not so after `_GRACE` seconds.
+
+    Returns its exit code, None if somebody else has reaped it.
+    """
+    deadline = time.monotonic() + _GRACE
+    try:
+        while time.monotonic() < deadline:
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return None
 
 
 def _tracker_fd() -> int:

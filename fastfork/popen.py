@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 from multiprocessing import popen_fork, reduction, util
-from multiprocessing.context import set_spawning_popen
+from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
 from . import forkserver
 from .preparation import preparation_data
@@ -70,12 +69,13 @@ class Popen(popen_fork.Popen):
     def _pickle(self, process_obj: Any) -> bytes:
         data = preparation_data(process_obj._name)
         buffer = io.BytesIO()
+        outer = get_spawning_popen()  # of a start that a signal handler has come into
         set_spawning_popen(self)  # type: ignore[arg-type]
         try:
             reduction.dump(data, buffer)
             reduction.dump(process_obj, buffer)
         finally:
-            set_spawning_popen(None)
+            set_spawning_popen(outer)
         return buffer.getvalue()
 
     def _launch_through_pipe(self, payload: bytes) -> None:
@@ -110,19 +110,19 @@ def _close_both(child: Child, data_w: int) -> None:
     os.close(data_w)
 
 
-_sentinel_lock = threading.Lock()
-_sentinel_ends: tuple[int, int, int] | None = None
-"""Process id, read end, write end: nothing is written, the end of this process is its message."""
+_sentinel_ends: dict[int, tuple[int, int]] = {}
+"""By process id, since a raw fork inherits them: read end and write end of the pipe that tells this process's end."""
 
 
 def _parent_sentinel() -> int:
     """Return the read end of a pipe that ends when this process does; one pipe for all children."""
-    global _sentinel_ends
-    ends = _sentinel_ends
-    if ends is None or ends[0] != os.getpid():
-        with _sentinel_lock:
-            if _sentinel_ends is ends:
-                _sentinel_ends = (os.getpid(), *os.pipe())
-            ends = _sentinel_ends
-    assert ends is not None
-    return ends[1]
+    pid = os.getpid()
+    ends = _sentinel_ends.get(pid)
+    if ends is None:
+        made = os.pipe()
+        ends = _sentinel_ends.setdefault(
+            pid, made
+        )  # one thread's, and never a lock that a fork could copy held
+        if ends is not made:
+            util.close_fds(*made)  # type: ignore[attr-defined]
+    return ends[0]
