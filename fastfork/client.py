@@ -29,6 +29,10 @@ EXIT_CODE_LOST = 255
 _AWAITED_PIDFD = -2
 """In the place of a sentinel: it comes with the answer."""
 
+_RECHECK = 0.05
+"""Seconds after which a wait for a frame looks again whether it is there: a signal handler that comes in between the
+look and the wait may have received it."""
+
 _REAP_DEADLINE = 1.0
 """Seconds that a server may take to report a child that is dead, or init to reap one whose server is dead."""
 
@@ -152,6 +156,7 @@ class Connection:
         self._answers: dict[int, Child | OSError] = {}
         self._sentinels: dict[int, int] = {}
         self._abandoned: set[int] = set()
+        self._early_exits: dict[int, int] = {}
         self._last_id = 0
         self._is_receiving = False
         self._broken = True  # until there is a socket
@@ -212,7 +217,7 @@ class Connection:
     def _await_answer(self, request_id: int) -> Child:
         try:
             while request_id not in self._answers:
-                self._take_frame(None)
+                self._take_frame(_RECHECK)
         except ConnectionResetError as error:
             # The kernel says so where the server has left something unread: the last request, if not more.
             if request_id == self._last_id:
@@ -262,6 +267,9 @@ class Connection:
         child = self._children.pop(frame.id, None)
         if child is not None:
             child.exit_code = frame.value
+        elif frame.id in self._sentinels:
+            # What a signal handler, this one, has interrupted holds the frame that tells of the start.
+            self._early_exits[frame.id] = frame.value
 
     def _take_answer(self, frame: _native.Frame) -> None:
         if frame.type == _native.FRAME_FAILED:
@@ -282,7 +290,10 @@ class Connection:
             child.kill()
             self._answers[frame.id] = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return
-        self._children[frame.id] = child
+        if frame.id in self._early_exits:
+            child.exit_code = self._early_exits.pop(frame.id)
+        else:
+            self._children[frame.id] = child
         self._answers[frame.id] = child
 
     def fetch_exit(self, child: Child, timeout: float | None) -> bool:
@@ -296,12 +307,12 @@ class Connection:
         if not self._lock.acquire(timeout=limit):
             return timeout is None
         if self._is_receiving and timeout is not None:
-            deadline -= (
-                limit - timeout
-            )  # a signal handler: the frame may be in the hands of what it has interrupted
+            # A signal handler: the frame may be in the hands of what it has interrupted.
+            deadline -= limit - timeout
         try:
             while child.exit_code is None and not self._broken:
-                if not self._take_frame(_remaining(deadline)):
+                remaining = max(0.0, deadline - time.monotonic())
+                if not self._take_frame(min(remaining, _RECHECK)) and remaining == 0:
                     return timeout is None
         except OSError:
             pass  # the connection has ended: every child of it is settled below

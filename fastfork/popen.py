@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from multiprocessing import popen_fork, reduction, util
@@ -89,7 +90,8 @@ class Popen(popen_fork.Popen):
             os.close(data_r)
         # The write end stays open after the data: its end is how the child learns that its parent has gone.
         self.finalizer = util.Finalize(self, _close_both, (self._child, data_w))
-        with open(data_w, "wb", closefd=False) as stream:
+        # A child that could not load what it has read so far has ended: its exit code and standard error say so.
+        with contextlib.suppress(BrokenPipeError), open(data_w, "wb", closefd=False) as stream:
             stream.write(payload)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:

@@ -8,6 +8,7 @@ import multiprocessing.popen_forkserver
 import multiprocessing.spawn
 import os
 import sys
+import venv
 
 import pytest
 from support import targets, trees
@@ -161,3 +162,25 @@ def test_the_commands_say_what_they_write_and_remove(programs, tmp_path):
     assert programs.command(*command, "uninstall-pth", "--directory", str(tmp_path)).lines == [
         "nothing to remove"
     ]
+
+
+def test_install_pth_serves_its_whole_environment(programs):
+    """A scratch environment that finds this one's packages: the files land in its site-packages."""
+    folder = programs.folder / "environment"
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = str(folder / "bin" / "python")
+    site_packages = programs.python(
+        "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", executable=python
+    )
+    here = os.path.dirname(os.path.dirname(fastfork.__file__))
+    (programs.folder / site_packages.stdout.strip() / "here.pth").write_text(here + "\n")
+    path = str(programs.write("who.py", WHO_SERVES))
+
+    def who_serves():
+        return programs.python("-I", path, executable=python, environment={"FASTFORK_INSTALL": "1"}).lines
+
+    assert who_serves() == ["standard library"]
+    assert programs.python("-m", "fastfork", "install-pth", executable=python).status == 0
+    assert who_serves() == ["fastfork"]
+    assert programs.python("-m", "fastfork", "uninstall-pth", executable=python).status == 0
+    assert who_serves() == ["standard library"]

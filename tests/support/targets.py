@@ -12,6 +12,7 @@ from multiprocessing import process, shared_memory
 
 import fastfork
 from fastfork import forkserver
+from support import processes
 
 
 def nothing(*_arguments):
@@ -252,3 +253,46 @@ def send_ancestry_with(connection, inner_context, outer_context):
     connection.send([os.getppid(), *receiver.recv()])
     receiver.close()
     child.join()
+
+
+def send_length_and_sum(connection, content):
+    connection.send((len(content), sum(content)))
+
+
+def leave_with_length(content):
+    sys.exit(len(content) % 251)
+
+
+class RaisesWhenLoaded:
+    """What can be pickled but not unpickled."""
+
+    def __reduce__(self):
+        return _raise_when_loaded, ()
+
+
+def _raise_when_loaded():
+    raise ValueError("cannot be loaded")
+
+
+def receive_from_all(connections):
+    assert [connection.recv() for connection in connections] == list(range(len(connections)))
+
+
+def send_descriptors(connection):
+    connection.send(processes.descriptors())
+
+
+def send_descriptor_counts(connection, context, depth):
+    """Report how many descriptors each of `depth` nested processes begins with."""
+    counts = [len(processes.descriptors())]
+    if depth > 1:
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=send_descriptor_counts, args=(sender, context, depth - 1))
+        child.start()
+        counts += receiver.recv()
+        child.join()
+    connection.send(counts)
+
+
+def send_standard_input(connection):
+    connection.send(sys.stdin.read() + os.read(0, 10).decode())
