@@ -54,7 +54,11 @@ def _lasting_descriptors(_plain_main_module):
 def _nothing_left_behind(_lasting_descriptors):
     before = _snapshot()
     yield
-    multiprocessing.active_children()  # lets go of processes that have ended and were not joined
+    for (
+        process
+    ) in multiprocessing.active_children():  # those of a test that failed: a template waits for them
+        process.kill()
+        process.join()
     _stop_templates()
     gc.collect()
     with contextlib.suppress(AssertionError):

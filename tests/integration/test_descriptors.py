@@ -97,6 +97,8 @@ def test_a_template_serves_with_few_descriptors_and_keeps_none_of_its_children(c
 def test_a_process_costs_its_parent_one_descriptor_until_it_is_closed(ctx, template):
     process = ctx.Process(target=targets.nothing)
     process.start()
+    process.join()
+    process.close()
     before = set(descriptors())
     one, two = (ctx.Process(target=targets.nothing) for _ in range(2))
     for process in (one, two):

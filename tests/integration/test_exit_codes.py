@@ -138,8 +138,8 @@ def test_wait_tells_which_of_many_have_ended(ctx):
     for process in processes:
         process.start()
     for chosen in (4, 0, 5, 1, 3, 2):
-        pipes[chosen][1].send(chosen)
         alive = [process.sentinel for process in processes if process.exitcode is None]
+        pipes[chosen][1].send(chosen)
         assert wait(alive, DEADLINE) == [processes[chosen].sentinel]
         processes[chosen].join()
     assert [process.exitcode for process in processes] == [0, 1, 2, 3, 4, 5]
