@@ -98,7 +98,8 @@ int ff_client_send(int sock, uint32_t id, uint32_t flags, const void *payload, u
  * server has left something unread; -EINTR on a signal. */
 int ff_client_receive(int sock, int timeout_ms, struct ff_frame *ret_frame, int *ret_fd);
 
-/* Wait until fd is readable or its peer is gone: the poll(2) events, 0 on timeout, -EINTR on a signal. */
+/* Wait until fd is readable or its peer is gone: the poll(2) events, 0 on timeout, -EINTR on a signal (but not
+ * where timeout_ms is 0). */
 int ff_wait_readable(int fd, int timeout_ms);
 
 /* Open a pidfd: -ENOSYS where the kernel has none. */

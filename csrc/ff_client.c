@@ -66,8 +66,11 @@ int ff_client_send(int sock, uint32_t id, uint32_t flags, const void *payload, u
 int ff_wait_readable(int fd, int timeout_ms)
 {
     struct pollfd polled = {.fd = fd, .events = POLLIN};
+    int count = poll(&polled, 1, timeout_ms);
 
-    return poll(&polled, 1, timeout_ms) < 0 ? -errno : polled.revents;
+    while (count < 0 && errno == EINTR && timeout_ms == 0) /* a mere look is not to be interrupted */
+        count = poll(&polled, 1, 0);
+    return count < 0 ? -errno : polled.revents;
 }
 
 /* A frame that has begun is at hand: the server writes it with one call. */

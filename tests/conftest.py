@@ -54,16 +54,19 @@ def _lasting_descriptors(_plain_main_module):
 def _nothing_left_behind(_lasting_descriptors):
     before = _snapshot()
     yield
-    for (
-        process
-    ) in multiprocessing.active_children():  # those of a test that failed: a template waits for them
-        process.kill()
-        process.join()
+    _end_children()
     _stop_templates()
     gc.collect()
     with contextlib.suppress(AssertionError):
         wait_until(lambda: _snapshot() == before, timeout=10)
     assert _snapshot() == before
+
+
+def _end_children():
+    """End what a test that failed has left running: a template waits for its children. Let go of the others."""
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 def _snapshot():
