@@ -80,12 +80,11 @@ def test_descriptors_that_a_program_opens_do_not_reach_template_or_children(tmp_
     assert not any("secret" in target for target in [*of_child.values(), *of_template.values()])
 
 
-def test_a_template_serves_with_few_descriptors_and_keeps_none_of_its_children(ctx, template):
+def test_a_template_keeps_no_descriptor_of_its_children(ctx, template):
     process = ctx.Process(target=targets.nothing)
     process.start()
     process.join()
     before = descriptors(template._forkserver_pid)
-    assert len(before) <= 12
     for _ in range(20):
         process = ctx.Process(target=targets.nothing)
         process.start()
