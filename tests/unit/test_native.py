@@ -316,13 +316,18 @@ def test_no_pidfd_comes_unless_asked_for(serving):
 
 def test_a_child_has_nothing_of_the_server_open(serving):
     """Its listener, its loop, the sockets of other clients: all closed; what the request brought is open."""
+    of_process = set()
 
     def channels():
         """Return sockets, pipes and what belongs to an event loop; a library may open a file whenever it likes."""
         return {fd for fd, target in descriptors().items() if ":" in target}
 
-    inherited = channels()
-    served = serving(lambda job: int(channels() != {job.fds[0], *inherited}))
+    def compare(job):
+        closed = of_process - channels()
+        opened = channels() - of_process
+        return int(len(closed) != 2 or opened != set(job.fds))  # closed: the listener and the alive pipe
+
+    served = serving(compare, before=lambda: of_process.update(channels()))
     others = [served.connect(), served.connect_only()]
     sock = served.connect()
     assert run(sock, b"", [sock.fileno()]) == 0
