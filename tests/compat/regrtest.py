@@ -27,10 +27,11 @@ STATUS_MEANINGS = {None: "ran past its time limit", ENVIRONMENT_ALTERED: "altere
 
 @dataclass(frozen=True)
 class PartRun:
-    """What came of a part: its figures, and what its failures said."""
+    """What came of a part: its figures, what its failures said, whether it met the deadlock known of it."""
 
     figures: Figures
     messages: dict[str, str]
+    met_deadlock: bool = False
 
 
 def available(interpreter: Interpreter, suite: Suite) -> bool:
@@ -56,7 +57,10 @@ async def list_tests(environment: Environment, part: Part, work: Path) -> tuple[
 async def run(
     environment: Environment, part: Part, tests: Sequence[str], kind: str, work: Path, limit: float
 ) -> PartRun:
-    """Run `tests` of a part on a fork server of a `kind` ("stdlib" or "fastfork"), within `limit` seconds."""
+    """Run `tests` of a part on a fork server of a `kind` ("stdlib" or "fastfork"), within `limit` seconds.
+
+    `work` is an empty folder, and has the output in the file `log` afterwards.
+    """
     record = work / "evidence"
     record.mkdir()
     chosen = work / "tests"
@@ -76,7 +80,13 @@ async def run(
     imperfect = {test: seen.get(test, MISSING) for test in tests if seen.get(test) != PASSED}
     served = {kind: evidence.read(record, kind) for kind in KINDS}
     figures = Figures(len(tests), imperfect, _complaints(part, finished), served, finished.seconds)
-    return PartRun(figures, messages)
+    return PartRun(figures, messages, met_deadlock=_met_deadlock(part, figures, work / "log"))
+
+
+def _met_deadlock(part: Part, figures: Figures, log: Path) -> bool:
+    if part.deadlock is None or not figures.count(MISSING):
+        return False
+    return part.deadlock.is_met(log.read_text(errors="replace"))
 
 
 def read_outcomes(path: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -30,14 +30,14 @@ ABSENT = "no test suite in this interpreter"
 class SuiteReport:
     """A suite of an interpreter; without figures it is not there.
 
-    `stored` says how the standard library's figures were come by, `note` what is special about the suite.
+    `stored` says how the standard library's figures were come by, `notes` what is special about the suite.
     """
 
     suite: str
     stdlib: Figures | None = None
     fastfork: Figures | None = None
     stored: str = ""
-    note: str = ""
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     messages: dict[str, str] = field(default_factory=dict)
 
@@ -97,8 +97,8 @@ def remarks(reports: Iterable[InterpreterReport]) -> str:
 
 
 def _remarks(report: InterpreterReport, suite: SuiteReport) -> Iterator[str]:
-    if suite.note:
-        yield f"{report.version} {suite.suite}: {suite.note}"
+    for note in suite.notes:
+        yield f"{report.version} {suite.suite}: {note}"
     for problem in suite.problems:
         yield f"{report.version} {suite.suite}: {problem}"
     for test, message in suite.messages.items():
@@ -120,7 +120,7 @@ def as_json(reports: Iterable[InterpreterReport]) -> list[dict[str, Any]]:
 def _suite_json(suite: SuiteReport) -> dict[str, Any]:
     return {
         "suite": suite.suite,
-        "note": suite.note,
+        "notes": suite.notes,
         "stored": suite.stored.strip(" ()"),
         "stdlib": suite.stdlib.as_json() if suite.stdlib else None,
         "fastfork": suite.fastfork.as_json() if suite.fastfork else None,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import shutil
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -117,6 +119,7 @@ class Examination:
         self._workshop = workshop
         self._tests: dict[Part, tuple[str, ...]] = {}
         self._runs: dict[tuple[Part, str], PartRun] = {}
+        self._deadlocks: Counter[tuple[Part, str]] = Counter()
 
     async def run(self, suites: Sequence[Suite]) -> list[SuiteReport]:
         """Run `suites`; those of which no test is wanted are left out."""
@@ -159,21 +162,31 @@ class Examination:
         self._runs = dict(zip(wanted, runs))
 
     async def _run(self, part: Part, kind: str, tests: Sequence[str]) -> PartRun:
-        limit = self._workshop.options.limit
-        async with self._workshop.slots:
-            folder = self._workshop.folder()
-            run = await regrtest.run(self._environment, part, tests, kind, folder, limit)
         name = f"{self._environment.interpreter.version} {kind} {part}"
-        if self._workshop.options.logs:
-            shutil.copyfile(folder / "log", self._workshop.options.logs / f"{name}.log")
+        run = await self._attempt(part, kind, tests, name)
+        attempts = part.deadlock.attempts if part.deadlock else 1
+        while run.met_deadlock and self._deadlocks[part, kind] < attempts:
+            run = await self._attempt(part, kind, tests, name)
         figures = run.figures
         counts = f"{figures.run} of {figures.tests} run, {figures.count(FAILED)} failed"
         self._workshop.done(f"{name}: {counts}, {figures.seconds:.0f} s")
         return run
 
+    async def _attempt(self, part: Part, kind: str, tests: Sequence[str], name: str) -> PartRun:
+        limit = min(self._workshop.options.limit, part.deadlock.limit if part.deadlock else math.inf)
+        async with self._workshop.slots:
+            folder = self._workshop.folder()
+            run = await regrtest.run(self._environment, part, tests, kind, folder, limit)
+        if self._workshop.options.logs:
+            shutil.copyfile(folder / "log", self._workshop.options.logs / f"{name}.log")
+        if run.met_deadlock:
+            self._deadlocks[part, kind] += 1
+            self._workshop.say(f"{name}: met a deadlock of CPython's own")
+        return run
+
     async def _report(self, suite: Suite, stored: Figures | None) -> SuiteReport:
         stdlib = stored or self._total(suite, "stdlib")
-        report = SuiteReport(suite.name, stdlib, stored=STORED if stored else "", note=self._note(suite))
+        report = SuiteReport(suite.name, stdlib, stored=STORED if stored else "", notes=self._notes(suite))
         if not self._environment.fastfork:
             report.messages = self._messages(suite, "stdlib")
             return report
@@ -188,8 +201,16 @@ class Examination:
         report.problems = verdict.problems(tests, report.fastfork, stdlib, whole=whole)
         return report
 
-    def _note(self, suite: Suite) -> str:
-        return STANDIN_NOTE if regrtest.uses_standin(self._environment.interpreter, suite) else ""
+    def _notes(self, suite: Suite) -> list[str]:
+        standin = regrtest.uses_standin(self._environment.interpreter, suite)
+        return [
+            *([STANDIN_NOTE] if standin else []),
+            *(
+                f"{kind} ({part.name}): run again after {count} deadlocks of CPython's own"
+                for (part, kind), count in self._deadlocks.items()
+                if part.suite == suite
+            ),
+        ]
 
     async def _recheck(self, suite: Suite, doubtful: set[str], stored: Figures) -> Figures:
         """The stored figures, with what comes of doubtful tests on the standard library here and now."""

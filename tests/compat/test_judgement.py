@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import evidence, figures, recorder, regrtest, verdict
+from . import evidence, figures, recorder, regrtest, runner, suites, verdict
 from .evidence import Served
 from .figures import FAILED, MISSING, SKIPPED, Figures
+from .interpreters import Environment, Interpreter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +117,39 @@ def test_figures_survive_storing(tmp_path: Path) -> None:
     baseline = {"3.13.0": {"suite": changed(STDLIB, imperfect={TESTS[1]: SKIPPED}, complaints=("a", "b"))}}
     figures.store_baseline(baseline, path)
     assert figures.load_baseline(path) == baseline
+
+
+def test_a_deadlock_is_known_by_all_its_frames() -> None:
+    deadlock = suites.Deadlock("gh-1", ("feed", "join"))
+    dump = '  File "queues.py", line 2 in {}\n  File "threading.py", line 1 in run\n'
+    assert deadlock.is_met("Timeout!\n" + dump.format("feed") + dump.format("join"))
+    assert not deadlock.is_met("Timeout!\n" + dump.format("feed") + dump.format("join_thread"))
+
+
+@pytest.mark.parametrize(("deadlocks", "runs"), [(0, 1), (2, 3), (99, 4)])
+def test_a_part_is_run_again_after_its_deadlock_alone(
+    deadlocks: int, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    async def run(*_arguments: object) -> regrtest.PartRun:
+        made.append(_arguments)
+        return regrtest.PartRun(FASTFORK, {}, met_deadlock=len(made) <= deadlocks)
+
+    monkeypatch.setattr(regrtest, "run", run)
+    part = suites.Part(suites.FUTURES, "gh-1", (), suites.Deadlock("gh-1", ("feed",), limit=60, attempts=4))
+    interpreter = Interpreter(tmp_path, "3.13.0", (3, 13), "", frozenset())
+
+    async def examine() -> regrtest.PartRun:
+        workshop = runner.Workshop(runner.Options(), tmp_path / "work")
+        examination = runner.Examination(Environment(interpreter, tmp_path, "0"), workshop)
+        return await examination._run(part, "fastfork", TESTS)
+
+    (tmp_path / "work").mkdir()
+    last = asyncio.run(examine())
+    assert len(made) == runs
+    assert last.met_deadlock == (deadlocks >= runs)
+    assert {arguments[-1] for arguments in made} == {60}
 
 
 def test_counts_leave_nothing_out() -> None:
