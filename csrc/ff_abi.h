@@ -17,20 +17,23 @@
 #define FF_MAX_PAYLOAD 65536       /* bytes of payload in one request; more goes through a pipe */
 #define FF_MAX_CLIENTS 4096 /* connections that one server holds; beyond, clients queue in the backlog */
 #define FF_MAX_AUTHKEY 256  /* bytes */
+#define FF_MAX_ERRNO 135    /* errnos below are counted each, the others as 0 */
 
-/* What a frame says. Requests go to the server, the others come from it. */
+/* What a frame says. FORK and a client's STATUS are requests, the others come from the server. */
 enum ff_frame_type {
     FF_FRAME_FORK = 1,    /* value: ff_fork_flags */
     FF_FRAME_STARTED = 2, /* value: the child's pid; one descriptor (a pidfd) where asked for and possible */
     FF_FRAME_FAILED = 3,  /* value: the errno of what failed; no child was forked */
     FF_FRAME_EXITED = 4,  /* value: the child's exit code, negative for a signal */
     FF_FRAME_REFUSED = 5, /* value: ff_refusal; the server closes the connection after it */
+    FF_FRAME_STATUS = 6,  /* asks for the status page, and answers with its descriptor, for reading only */
 };
 
 enum ff_fork_flags {
-    FF_FORK_PIDFD = 1,  /* send a pidfd with the reply */
-    FF_FORK_HELD = 2,   /* the first descriptor is closed by the server once the child is reaped */
-    FF_FORK_STREAM = 4, /* with HELD: pid and exit code are written to it, each as a native int64 */
+    FF_FORK_PIDFD = 1,           /* send a pidfd with the reply */
+    FF_FORK_HELD = 2,            /* the first descriptor is closed by the server once the child is reaped */
+    FF_FORK_STREAM = 4,          /* with HELD: pid and exit code are written to it, each as a native int64 */
+    FF_FORK_DIE_WITH_CLIENT = 8, /* the child and all below it are killed once its client has gone */
 };
 
 enum ff_refusal {
@@ -40,6 +43,10 @@ enum ff_refusal {
     FF_REFUSED_PAYLOAD = 4, /* payload over FF_MAX_PAYLOAD */
     FF_REFUSED_FDS = 5,     /* more or fewer descriptors than the header says, or over FF_MAX_FDS */
     FF_REFUSED_MEMORY = 6,  /* the server has no memory for the request */
+    FF_REFUSED_KEY = 7,     /* not the authkey: multiprocessing's challenge says so, not a frame */
+    FF_REFUSED_USER = 8,    /* another uid: closed without a word */
+    FF_REFUSED_CLIENTS = 9, /* not authenticated yet when another client needed its place: closed likewise */
+    FF_REFUSED_CAUSES       /* how many there are, and 0 */
 };
 
 enum ff_backend {
@@ -53,6 +60,7 @@ struct ff_config {
     const unsigned char *authkey; /* both sides of every connection prove that they know it */
     uint32_t authkey_size;        /* bytes, 1 to FF_MAX_AUTHKEY */
     int backend;                  /* ff_backend */
+    uint32_t max_children;        /* living at once; beyond, requests wait for one to die. 0: no limit */
 };
 
 /* A request as the child that serves it sees it. The memory belongs to the server object. */
@@ -61,6 +69,18 @@ struct ff_request {
     uint32_t payload_size; /* bytes */
     const int *fds;        /* now owned by the child */
     uint32_t fd_count;
+};
+
+/* What a server tells of itself, on a page that it alone writes. Counts are since it was made. */
+struct ff_status {
+    int64_t pid;
+    double started; /* seconds, CLOCK_MONOTONIC */
+    uint64_t starts;
+    uint64_t failures[FF_MAX_ERRNO];        /* starts that failed, by errno */
+    uint64_t refused[FF_REFUSED_CAUSES];    /* connections that were refused, by ff_refusal */
+    uint64_t accept_failures[FF_MAX_ERRNO]; /* times that a client had to wait to be accepted, by errno */
+    uint32_t live_children;
+    uint32_t clients; /* connections open now */
 };
 
 /* A frame as it travels, in native byte order: both ends are on one machine. */
@@ -93,6 +113,10 @@ void ff_server_free(struct ff_server *server);
 int ff_client_send(int sock, uint32_t id, uint32_t flags, const void *payload, uint32_t payload_size,
                    const int *fds, uint32_t fd_count);
 
+/* Ask for the status page on a blocking socket: the answer is a STATUS frame with a descriptor for ff_status_read(),
+ * or FAILED. */
+int ff_client_ask_status(int sock, uint32_t id);
+
 /* Receive one frame: 1 and the frame (with the descriptor that came along, or -1); 0 when none began
  * within timeout_ms (negative: no limit); -EPIPE at the end of the stream, -ECONNRESET where the
  * server has left something unread; -EINTR on a signal. */
@@ -101,6 +125,10 @@ int ff_client_receive(int sock, int timeout_ms, struct ff_frame *ret_frame, int 
 /* Wait until fd is readable or its peer is gone: the poll(2) events, 0 on timeout, -EINTR on a signal (but not
  * where timeout_ms is 0). */
 int ff_wait_readable(int fd, int timeout_ms);
+
+/* Read the status page that came with a STATUS frame, consistently, even while the server writes it, stopped or after
+ * its end. -EINVAL: fd is no such page; -EAGAIN: it changed too often to be read. */
+int ff_status_read(int fd, struct ff_status *ret_status);
 
 /* Open a pidfd: -ENOSYS where the kernel has none. */
 int ff_pidfd_open(int pid);

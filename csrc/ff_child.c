@@ -39,12 +39,53 @@ void ff_children_add(struct ff_children *children, struct ff_child *child)
     children->count++;
 }
 
+static void disown(struct ff_children *children, struct ff_child *child)
+{
+    child->owner = NULL;
+    if (!child->dies_with_client)
+        return;
+    child->tree = (struct ff_tree){.root = child->pid};
+    child->next_doomed = children->doomed;
+    children->doomed = child;
+}
+
 void ff_children_disown(struct ff_children *children, const struct ff_connection *owner)
 {
     for (size_t i = 0; i < FF_CHILD_BUCKETS; i++)
         for (struct ff_child *child = children->buckets[i]; child != NULL; child = child->next)
             if (child->owner == owner)
-                child->owner = NULL;
+                disown(children, child);
+}
+
+/* Those that are not dead yet go to the end: none waits for another one's last round. */
+void ff_children_kill_doomed(struct ff_children *children)
+{
+    struct ff_child *unfinished = NULL;
+    struct ff_child **link;
+
+    for (int i = 0; i < FF_CHILD_KILLS && children->doomed != NULL; i++) {
+        struct ff_child *child = children->doomed;
+
+        children->doomed = child->next_doomed;
+        if (!ff_tree_kill(&child->tree)) {
+            child->next_doomed = unfinished;
+            unfinished = child;
+        }
+    }
+    for (link = &children->doomed; *link != NULL; link = &(*link)->next_doomed)
+        continue;
+    *link = unfinished;
+}
+
+/* It has died before it was killed. */
+static void forget_doomed(struct ff_children *children, const struct ff_child *child)
+{
+    struct ff_child **link = &children->doomed;
+
+    while (*link != NULL && *link != child)
+        link = &(*link)->next_doomed;
+    if (*link != NULL)
+        *link = child->next_doomed;
 }
 
 static int decode_status(int status)
@@ -81,6 +122,7 @@ static struct ff_child **move(struct ff_children *children, struct ff_child **li
     *link = child->next;
     child->next = NULL;
     children->count--;
+    forget_doomed(children, child);
     *tail = child;
     return &child->next;
 }
@@ -160,4 +202,5 @@ void ff_children_clear(struct ff_children *children)
         }
     }
     children->count = 0;
+    children->doomed = NULL;
 }

@@ -7,7 +7,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "ff_tree.h"
+
 #define FF_CHILD_BUCKETS 1024
+#define FF_CHILD_KILLS 4      /* doomed children that are seen to at once */
 #define FF_EXIT_CODE_LOST 255 /* somebody else reaped the child: what multiprocessing reports then */
 
 struct ff_connection;
@@ -20,11 +23,15 @@ struct ff_child {
     bool stream;                 /* held_fd also takes pid and exit code */
     int exit_code;               /* once it is dead */
     struct ff_child *next;       /* in its bucket, then in a list of dead ones */
+    bool dies_with_client;
+    struct ff_tree tree;          /* how far it and those below it have been killed */
+    struct ff_child *next_doomed; /* its client has gone, it is not dead yet */
 };
 
 struct ff_children {
     struct ff_child *buckets[FF_CHILD_BUCKETS];
     size_t count;
+    struct ff_child *doomed;
 };
 
 /* Allocate a record; it joins the table by ff_children_add(), once it has a pid. NULL without memory. */
@@ -33,8 +40,11 @@ void ff_child_free(struct ff_child *child);
 
 void ff_children_add(struct ff_children *children, struct ff_child *child);
 
-/* Leave every child of a client that has gone without an owner. */
+/* Leave every child of a client that has gone without an owner. Those that die with it are doomed. */
 void ff_children_disown(struct ff_children *children, const struct ff_connection *owner);
+
+/* Go on killing the doomed ones, a few at a time, those below them first. They are reaped as all others. */
+void ff_children_kill_doomed(struct ff_children *children);
 
 /* Reap the dead ones: they leave the table as a list. No other child of the process is touched. */
 struct ff_child *ff_children_reap(struct ff_children *children);

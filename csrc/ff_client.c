@@ -63,6 +63,13 @@ int ff_client_send(int sock, uint32_t id, uint32_t flags, const void *payload, u
     return send_rest(sock, bytes + sent, size - (size_t)sent);
 }
 
+int ff_client_ask_status(int sock, uint32_t id)
+{
+    struct ff_frame frame = ff_frame_make(FF_FRAME_STATUS, id, 0);
+
+    return send_rest(sock, (const unsigned char *)&frame, sizeof frame);
+}
+
 int ff_wait_readable(int fd, int timeout_ms)
 {
     struct pollfd polled = {.fd = fd, .events = POLLIN};

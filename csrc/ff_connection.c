@@ -41,9 +41,17 @@ static void fail(struct ff_connection *connection)
     connection->state = FF_CONNECTION_GONE;
 }
 
+/* The end, without a word. */
+static void dismiss(struct ff_connection *connection, enum ff_refusal cause)
+{
+    ff_status_count_refusal(connection->status, cause);
+    fail(connection);
+}
+
 /* The cause is the last thing that the client hears. */
 static void refuse(struct ff_connection *connection, enum ff_refusal cause)
 {
+    ff_status_count_refusal(connection->status, cause);
     ff_reader_drop_fds(&connection->reader);
     connection->state = FF_CONNECTION_CLOSING;
     ff_connection_post(connection, ff_frame_make(FF_FRAME_REFUSED, connection->header.id, (int32_t)cause),
@@ -58,7 +66,7 @@ static void expect(struct ff_connection *connection, enum ff_connection_state st
         refuse(connection, FF_REFUSED_MEMORY);
 }
 
-int ff_connection_open(int sock, struct ff_connection **ret_connection)
+int ff_connection_open(int sock, struct ff_status_board *status, struct ff_connection **ret_connection)
 {
     struct ff_connection *connection = calloc(1, sizeof *connection);
     struct ff_auth_message message;
@@ -72,6 +80,7 @@ int ff_connection_open(int sock, struct ff_connection **ret_connection)
         return error;
     }
     connection->sock = sock;
+    connection->status = status;
     ff_reader_init(&connection->reader);
     expect(connection, FF_CONNECTION_AUTH_PREFIX, FF_AUTH_PREFIX_SIZE);
     outbox_put(&connection->outbox, message.bytes, message.size, -1);
@@ -80,11 +89,18 @@ int ff_connection_open(int sock, struct ff_connection **ret_connection)
     return 0;
 }
 
-void ff_connection_post(struct ff_connection *connection, struct ff_frame frame, int pidfd)
+void ff_connection_post(struct ff_connection *connection, struct ff_frame frame, int fd)
 {
-    frame.fd_count = pidfd >= 0 ? 1 : 0;
-    outbox_put(&connection->outbox, &frame, sizeof frame, pidfd);
+    frame.fd_count = fd >= 0 ? 1 : 0;
+    outbox_put(&connection->outbox, &frame, sizeof frame, fd);
     ff_connection_flush(connection);
+}
+
+void ff_connection_post_failure(struct ff_connection *connection, int error)
+{
+    if (connection->header.type == FF_FRAME_FORK)
+        ff_status_count_failure(connection->status, error);
+    ff_connection_post(connection, ff_frame_make(FF_FRAME_FAILED, connection->header.id, error), -1);
 }
 
 void ff_connection_post_exit(struct ff_connection *connection, struct ff_child *child)
@@ -131,7 +147,7 @@ static void take_auth_prefix(struct ff_connection *connection)
     uint32_t size = ff_auth_read_prefix(connection->reader.bytes);
 
     if (size == 0 || size > FF_AUTH_MAX_MESSAGE)
-        fail(connection);
+        dismiss(connection, FF_REFUSED_KEY);
     else
         expect(connection, FF_CONNECTION_AUTH_MESSAGE, size);
 }
@@ -142,12 +158,14 @@ static void take_auth_message(struct ff_connection *connection, const struct ff_
     int error =
         ff_auth_take(&connection->auth, config, connection->reader.bytes, connection->reader.have, &reply);
 
-    if (error < 0)
+    if (error < 0) {
+        ff_status_count_refusal(connection->status, FF_REFUSED_KEY);
         connection->state = FF_CONNECTION_CLOSING;
-    else if (connection->auth.stage == FF_AUTH_DONE)
+    } else if (connection->auth.stage == FF_AUTH_DONE) {
         expect(connection, FF_CONNECTION_HEADER, sizeof(struct ff_frame));
-    else
+    } else {
         expect(connection, FF_CONNECTION_AUTH_PREFIX, FF_AUTH_PREFIX_SIZE);
+    }
     outbox_put(&connection->outbox, reply.bytes, reply.size, -1);
     ff_connection_flush(connection);
 }
@@ -168,10 +186,10 @@ static void take_header(struct ff_connection *connection)
 static enum ff_connection_event take_payload(struct ff_connection *connection)
 {
     if (connection->reader.lost_fds) {
-        ff_connection_post(connection, ff_frame_make(FF_FRAME_FAILED, connection->header.id, EMFILE), -1);
+        ff_connection_post_failure(connection, EMFILE);
         ff_connection_next_request(connection);
     } else if (connection->reader.fd_count == connection->header.fd_count) {
-        return FF_CONNECTION_REQUEST;
+        return connection->header.type == FF_FRAME_STATUS ? FF_CONNECTION_STATUS : FF_CONNECTION_REQUEST;
     } else {
         refuse(connection, FF_REFUSED_FDS);
     }
@@ -185,6 +203,8 @@ static void take_read_error(struct ff_connection *connection, int error)
 
     if (error == -E2BIG && speaks_frames)
         refuse(connection, FF_REFUSED_FDS);
+    else if (error == -E2BIG)
+        dismiss(connection, FF_REFUSED_FDS);
     else
         fail(connection);
 }
@@ -229,6 +249,13 @@ void ff_connection_next_request(struct ff_connection *connection)
     ff_reader_drop_fds(&connection->reader);
     if (connection->state == FF_CONNECTION_PAYLOAD)
         expect(connection, FF_CONNECTION_HEADER, sizeof(struct ff_frame));
+}
+
+bool ff_connection_is_owed(const struct ff_connection *connection)
+{
+    if (connection->state != FF_CONNECTION_HEADER && connection->state != FF_CONNECTION_PAYLOAD)
+        return false;
+    return connection->child_count > 0 || connection->dead != NULL || !outbox_is_empty(&connection->outbox);
 }
 
 unsigned ff_connection_interest(const struct ff_connection *connection)

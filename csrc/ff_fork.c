@@ -3,7 +3,6 @@
 
 #include <stddef.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "ff_abi.h"
 #include "ff_util.h"
@@ -28,25 +27,17 @@ pid_t ff_fork(const struct ff_fork_hooks *hooks, void (*clean_up)(void *arg), vo
     return error < 0 ? error : pid;
 }
 
-static double seconds_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 int ff_measure_floor(int rounds, double *ret_seconds)
 {
     for (int i = 0; i < rounds; i++) {
-        double start = seconds_now();
+        double start = ff_seconds_now();
         pid_t pid = fork();
 
         if (pid == 0)
             _exit(0);
         if (pid < 0 || FF_RETRY_EINTR(waitpid(pid, NULL, 0)) < 0)
             return -errno;
-        ret_seconds[i] = seconds_now() - start;
+        ret_seconds[i] = ff_seconds_now() - start;
     }
     return 0;
 }

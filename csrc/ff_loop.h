@@ -29,7 +29,7 @@ struct ff_loop;
 struct ff_loop_backend {
     /* Watch fd for interest (0: no longer), known by its tag. */
     int (*watch)(struct ff_loop *loop, int fd, unsigned interest, void *tag);
-    /* Wait; the number of events. ret_child_died: a child of this process may have died. */
+    /* Wait; the number of events, or -EINTR on a signal. ret_child_died: a child of this process may have died. */
     int (*wait)(struct ff_loop *loop, int timeout_ms, struct ff_loop_event events[FF_LOOP_BATCH],
                 bool *ret_child_died);
     /* The loop's own descriptors: how many. */

@@ -74,7 +74,7 @@ static int wait_events(struct ff_loop *base, int timeout_ms, struct ff_loop_even
 
     *ret_child_died = false;
     if (count < 0)
-        return errno == EINTR ? 0 : -errno;
+        return -errno;
     for (int i = 0; i < count; i++) {
         if (ready[i].data.ptr == loop)
             *ret_child_died = true;

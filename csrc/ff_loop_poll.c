@@ -113,7 +113,7 @@ static int wait_events(struct ff_loop *base, int timeout_ms, struct ff_loop_even
 
     *ret_child_died = false;
     if (ready < 0)
-        return errno == EINTR ? 0 : -errno;
+        return -errno;
     if (loop->polled[0].revents != 0) {
         ff_signals_drain(&loop->signals);
         *ret_child_died = true;

@@ -199,11 +199,21 @@ struct ff_frame ff_frame_make(enum ff_frame_type type, uint32_t id, int32_t valu
 
 static int flags_are_sound(uint32_t flags, uint32_t fd_count)
 {
-    if (flags & ~(uint32_t)(FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM))
+    if (flags & ~(uint32_t)(FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM | FF_FORK_DIE_WITH_CLIENT))
         return 0;
     if (flags & FF_FORK_STREAM && !(flags & FF_FORK_HELD))
         return 0;
     return !(flags & FF_FORK_HELD) || fd_count > 0;
+}
+
+/* It has nothing to say but its type. */
+static int check_status_request(const struct ff_frame *frame)
+{
+    if (frame->payload_size > 0)
+        return FF_REFUSED_PAYLOAD;
+    if (frame->fd_count > 0)
+        return FF_REFUSED_FDS;
+    return frame->value == 0 ? 0 : FF_REFUSED_TYPE;
 }
 
 int ff_frame_check_request(const struct ff_frame *frame)
@@ -216,6 +226,8 @@ int ff_frame_check_request(const struct ff_frame *frame)
         return FF_REFUSED_PAYLOAD;
     if (frame->fd_count > FF_MAX_FDS)
         return FF_REFUSED_FDS;
+    if (frame->type == FF_FRAME_STATUS)
+        return check_status_request(frame);
     if (frame->type != FF_FRAME_FORK || !flags_are_sound((uint32_t)frame->value, frame->fd_count))
         return FF_REFUSED_TYPE;
     return 0;

@@ -14,24 +14,29 @@
 #include "ff_connection.h"
 #include "ff_fd.h"
 #include "ff_loop.h"
+#include "ff_tree.h"
 #include "ff_util.h"
 
 #define ACCEPT_RETRY_MS 50 /* how long the listener rests at most when there is no room for a client */
 
-#define OWN_FDS (FF_LOOP_MAX_FDS + 4) /* the loop's, listener, alive, reserve, the new child's held one */
+#define OWN_FDS \
+    (FF_LOOP_MAX_FDS + 5) /* the loop's, listener, alive, reserve, status, the new child's held one */
 
 struct ff_server {
     struct ff_config config;
     unsigned char authkey[FF_MAX_AUTHKEY];
-    int reserve_fd; /* given up for a moment when a pidfd needs the last descriptor */
-    bool listening; /* the loop watches the listener */
-    bool leaving;
-    bool in_child; /* the descriptors of the records below are closed: their numbers mean others now */
+    int reserve_fd;    /* given up for a moment when a client is to get the last descriptor */
+    bool listening;    /* the loop watches the listener */
+    bool leaving;      /* the alive descriptor has ended */
+    bool done;         /* nobody is owed anything, and a last look has found nothing new */
+    double next_kills; /* when doomed children are to be seen to again */
+    bool in_child;     /* the descriptors of the records below are closed: their numbers mean others now */
     struct ff_loop *loop;
     const struct ff_fork_hooks *hooks;
     struct ff_connection *connections;
     size_t connection_count;
     struct ff_children children;
+    struct ff_status_board status;
 };
 
 int ff_server_new(const struct ff_config *config, struct ff_server **ret_server)
@@ -53,12 +58,23 @@ int ff_server_new(const struct ff_config *config, struct ff_server **ret_server)
         error = ff_fd_set_cloexec(config->listener_fd);
     if (error == 0 && config->alive_fd >= 0)
         error = ff_fd_set_cloexec(config->alive_fd);
+    if (error == 0 && config->alive_fd >= 0)
+        error = ff_fd_set_nonblock(config->alive_fd);
     if (error < 0) {
         free(server);
         return error;
     }
+    ff_status_open(&server->status);
     *ret_server = server;
     return 0;
+}
+
+/* Say how many there are. Before a client is told of what has changed: it may look at once. */
+static void publish_numbers(struct ff_server *server)
+{
+    server->status.counts.clients = (uint32_t)server->connection_count;
+    server->status.counts.live_children = (uint32_t)server->children.count;
+    ff_status_publish(&server->status);
 }
 
 /* ---- clients ---- */
@@ -102,17 +118,23 @@ static int check_peer(int sock)
 static void take_client(struct ff_server *server, int sock)
 {
     struct ff_connection *connection;
-    int error = check_peer(sock);
 
-    if (error == 0)
-        error = ff_connection_open(sock, &connection);
-    if (error < 0) {
+    if (check_peer(sock) < 0) {
+        ff_status_count_refusal(&server->status, FF_REFUSED_USER);
+        ff_close(&sock);
+        return;
+    }
+    server->connection_count++;
+    publish_numbers(server);
+    if (ff_connection_open(sock, &server->status, &connection) < 0) {
+        server->connection_count--;
+        ff_status_count_refusal(&server->status, FF_REFUSED_MEMORY);
+        publish_numbers(server);
         ff_close(&sock);
         return;
     }
     connection->next = server->connections;
     server->connections = connection;
-    server->connection_count++;
     watch_connection(server, connection);
 }
 
@@ -125,8 +147,11 @@ static void accept_clients(struct ff_server *server)
             take_client(server, sock);
         else if (sock == -EAGAIN || sock == -EWOULDBLOCK)
             return;
-        else if (sock != -ECONNABORTED)
-            break; /* no descriptor or memory left: those who wait keep their place in the backlog */
+        else if (sock != -ECONNABORTED) {
+            /* No descriptor or memory left: those who wait keep their place in the backlog. */
+            ff_status_count_accept_failure(&server->status, -sock);
+            break;
+        }
     }
     rest_listener(server);
 }
@@ -146,8 +171,10 @@ static void drop_gone_clients(struct ff_server *server)
         server->connection_count--;
         /* A child's copy would keep the socket in the epoll set after close(). */
         server->loop->backend->watch(server->loop, connection->sock, 0, NULL);
-        ff_children_disown(&server->children, connection);
+        if (connection->child_count > 0)
+            ff_children_disown(&server->children, connection);
         ff_connection_free(connection);
+        publish_numbers(server);
     }
 }
 
@@ -185,6 +212,7 @@ static size_t gather_fds(const struct fork_job *job)
     count = add_fd(fds, count, server->config.listener_fd);
     count = add_fd(fds, count, server->config.alive_fd);
     count = add_fd(fds, count, server->reserve_fd);
+    count = add_fd(fds, count, server->status.fd);
     count = add_fd(fds, count, job->child->held_fd);
     count += ff_children_held_fds(&server->children, fds + count);
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
@@ -204,18 +232,22 @@ static void leave_server(void *arg)
     struct ff_server *server = job->server;
 
     ff_fd_close_all(job->fds_to_close, gather_fds(job));
+    if (job->child->dies_with_client)
+        ff_tree_become_root();
     job->child->held_fd = -1;
+    ff_status_abandon(&server->status);
     server->loop->backend->abandon(server->loop);
     server->loop = NULL;
     server->in_child = true;
 }
 
 /* The first descriptor of the request stays with the server when the client wants it held. */
-static void take_held_fd(struct ff_child *child, struct ff_connection *connection)
+static void take_wishes(struct ff_child *child, struct ff_connection *connection)
 {
     uint32_t flags = (uint32_t)connection->header.value;
     struct ff_reader *reader = &connection->reader;
 
+    child->dies_with_client = flags & FF_FORK_DIE_WITH_CLIENT;
     if (!(flags & FF_FORK_HELD))
         return;
     child->held_fd = reader->fds[0];
@@ -232,14 +264,14 @@ static void write_stream(int fd, int64_t number)
         return;
 }
 
-/* A pidfd for the client. When there is no descriptor left for it, the reserve makes room. */
-static int open_pidfd(struct ff_server *server, pid_t pid)
+/* Open a descriptor for a client. When there is none left, the reserve makes room. */
+static int open_for_client(struct ff_server *server, int (*open_fd)(int), int argument)
 {
-    int fd = ff_pidfd_open((int)pid);
+    int fd = open_fd(argument);
 
     if (fd == -EMFILE && server->reserve_fd >= 0) {
         ff_close(&server->reserve_fd);
-        fd = ff_pidfd_open((int)pid);
+        fd = open_fd(argument);
     }
     return fd;
 }
@@ -253,8 +285,8 @@ static void restore_reserve(struct ff_server *server)
 static void report_started(struct ff_server *server, struct ff_connection *connection,
                            const struct ff_child *child)
 {
-    bool wanted = connection->header.value & FF_FORK_PIDFD;
-    int pidfd = wanted && server->config.backend == FF_BACKEND_AUTO ? open_pidfd(server, child->pid) : -1;
+    bool wanted = connection->header.value & FF_FORK_PIDFD && server->config.backend == FF_BACKEND_AUTO;
+    int pidfd = wanted ? open_for_client(server, ff_pidfd_open, (int)child->pid) : -1;
     struct ff_frame frame = ff_frame_make(FF_FRAME_STARTED, connection->header.id, (int32_t)child->pid);
 
     if (child->stream)
@@ -263,16 +295,11 @@ static void report_started(struct ff_server *server, struct ff_connection *conne
     restore_reserve(server);
 }
 
-static void report_failed(struct ff_connection *connection, int error)
-{
-    ff_connection_post(connection, ff_frame_make(FF_FRAME_FAILED, connection->header.id, -error), -1);
-}
-
 static pid_t fork_for(struct fork_job *job)
 {
     if (job->child == NULL || job->fds_to_close == NULL)
         return -ENOMEM;
-    take_held_fd(job->child, job->connection);
+    take_wishes(job->child, job->connection);
     return ff_fork(job->server->hooks, leave_server, job);
 }
 
@@ -291,14 +318,47 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
     if (pid > 0) {
         job.child->pid = pid;
         ff_children_add(&server->children, job.child);
+        connection->child_count++;
+        server->status.counts.starts++;
+        publish_numbers(server);
         report_started(server, connection, job.child);
         return false;
     }
     if (job.child != NULL)
         ff_child_free(job.child);
     if (pid < 0)
-        report_failed(connection, (int)pid);
+        ff_connection_post_failure(connection, -(int)pid);
     return pid == 0;
+}
+
+static void send_status(struct ff_server *server, struct ff_connection *connection)
+{
+    int error = server->status.error;
+    int fd = error < 0 ? error : open_for_client(server, ff_fd_duplicate, server->status.fd);
+
+    if (fd < 0)
+        ff_connection_post_failure(connection, -fd);
+    else
+        ff_connection_post(connection, ff_frame_make(FF_FRAME_STATUS, connection->header.id, 0), fd);
+    restore_reserve(server);
+}
+
+/* Returns true in a child, whose request the connection then holds. */
+static bool read_client(struct ff_server *server, struct ff_connection *connection)
+{
+    switch (ff_connection_read(connection, &server->config)) {
+    case FF_CONNECTION_IDLE:
+        return false;
+    case FF_CONNECTION_REQUEST:
+        if (fork_child(server, connection))
+            return true;
+        break;
+    case FF_CONNECTION_STATUS:
+        send_status(server, connection);
+        break;
+    }
+    ff_connection_next_request(connection);
+    return false;
 }
 
 /* Serve what a client has sent. Returns true in a child, whose request the connection then holds. */
@@ -306,11 +366,8 @@ static bool serve_client(struct ff_server *server, struct ff_connection *connect
 {
     if (ready & FF_WRITABLE)
         ff_connection_flush(connection);
-    if (ready & FF_READABLE && ff_connection_read(connection, &server->config) == FF_CONNECTION_REQUEST) {
-        if (fork_child(server, connection))
-            return true;
-        ff_connection_next_request(connection);
-    }
+    if (ready & FF_READABLE && read_client(server, connection))
+        return true;
     watch_connection(server, connection);
     return false;
 }
@@ -329,6 +386,7 @@ static void report_exit(struct ff_server *server, struct ff_child *child)
         ff_child_free(child);
         return;
     }
+    owner->child_count--;
     ff_connection_post_exit(owner, child);
     ff_connection_flush(owner);
     watch_connection(server, owner);
@@ -338,6 +396,7 @@ static void reap_children(struct ff_server *server)
 {
     struct ff_child *dead = ff_children_reap(&server->children);
 
+    publish_numbers(server);
     while (dead != NULL) {
         struct ff_child *child = dead;
 
@@ -348,12 +407,51 @@ static void reap_children(struct ff_server *server)
 
 /* ---- the loop ---- */
 
-/* The alive descriptor ends when the last process that could ask for a child has gone. */
+/* The alive descriptor ends when the last process that could ask for a child has gone, or lets go of the server. */
 static void check_alive(struct ff_server *server)
 {
     char byte;
+    ssize_t received = FF_RETRY_EINTR(read(server->config.alive_fd, &byte, 1));
 
-    server->leaving = FF_RETRY_EINTR(read(server->config.alive_fd, &byte, 1)) <= 0;
+    if (received > 0 || (received < 0 && errno == EAGAIN))
+        return;
+    server->leaving = true;
+    server->loop->backend->watch(server->loop, server->config.alive_fd, 0, NULL);
+}
+
+/* Whoever is still connected is told of the exits of all its children first; whoever is to die dies. What clients
+ * had sent before is served: that is known when there is nothing more to be read. */
+static bool may_leave(const struct ff_server *server)
+{
+    if (!server->leaving || server->children.doomed != NULL)
+        return false;
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
+        if (ff_connection_is_owed(other))
+            return false;
+    return true;
+}
+
+static int choose_timeout(const struct ff_server *server)
+{
+    if (may_leave(server))
+        return 0;
+    if (server->children.doomed != NULL)
+        return FF_TREE_ROUND_MS;
+    return server->listening ? -1 : ACCEPT_RETRY_MS;
+}
+
+/* However many events there are, those who are killed get their time to die between two rounds. */
+static void kill_doomed(struct ff_server *server)
+{
+    double now;
+
+    if (server->children.doomed == NULL)
+        return;
+    now = ff_seconds_now();
+    if (now < server->next_kills)
+        return;
+    ff_children_kill_doomed(&server->children);
+    server->next_kills = now + 1e-3 * FF_TREE_ROUND_MS;
 }
 
 static void hand_over(const struct ff_connection *connection, struct ff_request *ret_request)
@@ -384,12 +482,12 @@ static bool serve_event(struct ff_server *server, const struct ff_loop_event *ev
 static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
 {
     struct ff_loop_event events[FF_LOOP_BATCH];
+    bool is_last_look = may_leave(server);
     bool child_died;
-    int timeout_ms = server->listening ? -1 : ACCEPT_RETRY_MS;
-    int count = server->loop->backend->wait(server->loop, timeout_ms, events, &child_died);
+    int count = server->loop->backend->wait(server->loop, choose_timeout(server), events, &child_died);
 
     if (count < 0)
-        return count;
+        return count == -EINTR ? 0 : count;
     /* Before the events: a listener that comes to rest in this batch stays so for the next wait. */
     resume_listener(server);
     for (int i = 0; i < count; i++)
@@ -398,6 +496,8 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
     if (child_died)
         reap_children(server);
     drop_gone_clients(server);
+    kill_doomed(server);
+    server->done = is_last_look && count == 0 && !child_died;
     return 0;
 }
 
@@ -421,7 +521,7 @@ int ff_server_serve_hooked(struct ff_server *server, const struct ff_fork_hooks 
     int result = start(server);
 
     server->hooks = hooks;
-    while (result == 0 && !server->leaving)
+    while (result == 0 && !server->done)
         result = serve_batch(server, ret_request);
     return result;
 }
@@ -456,6 +556,7 @@ void ff_server_free(struct ff_server *server)
     ff_children_clear(&server->children);
     if (server->loop != NULL)
         server->loop->backend->close(server->loop);
+    ff_status_close(&server->status);
     ff_close(&server->reserve_fd);
     ff_close(&server->config.alive_fd);
     ff_close(&server->config.listener_fd);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Repeat a system call that a signal interrupted. Never for close(): the descriptor is gone either way. */
@@ -35,6 +36,14 @@ static inline void ff_close(int *fd)
     if (*fd >= 0)
         close(ff_steal_fd(fd));
     errno = saved_errno;
+}
+
+static inline double ff_seconds_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
 static inline int ff_min(int a, int b)

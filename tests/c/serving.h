@@ -2,6 +2,7 @@
 #ifndef FF_TEST_SERVING_H
 #define FF_TEST_SERVING_H
 
+#include <signal.h>
 #include <sys/un.h>
 
 #include "ff_msg.h"
@@ -148,11 +149,37 @@ static inline void start_server(struct serving *serving, const struct service *s
     serving->alive = alive[1];
 }
 
-static inline void stop_server(struct serving *serving)
+/* Let go of the server: it leaves as soon as everybody has been told everything. */
+static inline void release_server(struct serving *serving)
 {
     CHECK_INT(close(serving->alive), 0);
+}
+
+static inline void await_server_end(struct serving *serving)
+{
     CHECK_INT(await_status(serving->pid), 0);
     remove_listener(&serving->address);
+}
+
+static inline void stop_server(struct serving *serving)
+{
+    release_server(serving);
+    await_server_end(serving);
+}
+
+/* Between the two the server does nothing: what happens meanwhile it finds all at once. */
+static inline void pause_server(const struct serving *serving)
+{
+    int status;
+
+    CHECK_INT(kill(serving->pid, SIGSTOP), 0);
+    CHECK_INT(waitpid(serving->pid, &status, WUNTRACED), serving->pid);
+    CHECK(WIFSTOPPED(status));
+}
+
+static inline void resume_server(const struct serving *serving)
+{
+    CHECK_INT(kill(serving->pid, SIGCONT), 0);
 }
 
 static inline int connect_stranger(const struct sockaddr_un *address)

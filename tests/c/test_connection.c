@@ -12,6 +12,7 @@ static const struct ff_config config = {
 /* A connection, and the client's end of it. */
 struct talk {
     struct ff_connection *connection;
+    struct ff_status_board board; /* its counters alone: no page */
     int far;
     size_t junk; /* bytes that lie in the way of what the connection sends */
 };
@@ -22,7 +23,8 @@ static void open_talk(struct talk *talk)
 
     make_pair(socks);
     CHECK_INT(ff_fd_set_nonblock(socks[0]), 0);
-    CHECK_INT(ff_connection_open(socks[0], &talk->connection), 0);
+    talk->board = (struct ff_status_board){.fd = -1};
+    CHECK_INT(ff_connection_open(socks[0], &talk->board, &talk->connection), 0);
     talk->far = socks[1];
     talk->junk = 0;
 }

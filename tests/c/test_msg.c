@@ -406,7 +406,7 @@ static void test_unsound_numbers(void)
         {0, UINT32_MAX, 0, FF_REFUSED_PAYLOAD},
         {0, 0, FF_MAX_FDS + 1, FF_REFUSED_FDS},
         {0, 0, UINT32_MAX, FF_REFUSED_FDS},
-        {8, 0, 1, FF_REFUSED_TYPE},
+        {16, 0, 1, FF_REFUSED_TYPE},
         {1u << 31, 0, 1, FF_REFUSED_TYPE},
         {FF_FORK_HELD, 0, 0, FF_REFUSED_TYPE},
         {FF_FORK_STREAM, 0, 1, FF_REFUSED_TYPE},
@@ -432,7 +432,29 @@ static void test_unsound_heads(void)
     for (unsigned type = 0; type < 8; type++) {
         frame = request(0, 0, 0);
         frame.type = (uint16_t)type;
-        CHECK_INT(ff_frame_check_request(&frame), type == FF_FRAME_FORK ? 0 : FF_REFUSED_TYPE);
+        CHECK_INT(ff_frame_check_request(&frame),
+                  type == FF_FRAME_FORK || type == FF_FRAME_STATUS ? 0 : FF_REFUSED_TYPE);
+    }
+}
+
+/* One that asks for the status has nothing else to say. */
+static void test_status_requests(void)
+{
+    static const struct {
+        uint32_t value, payload_size, fd_count;
+        int refusal;
+    } requests[] = {
+        {0, 0, 0, 0},
+        {1, 0, 0, FF_REFUSED_TYPE},
+        {0, 1, 0, FF_REFUSED_PAYLOAD},
+        {0, 0, 1, FF_REFUSED_FDS},
+    };
+
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        struct ff_frame frame = request(requests[i].value, requests[i].payload_size, requests[i].fd_count);
+
+        frame.type = FF_FRAME_STATUS;
+        CHECK_INT(ff_frame_check_request(&frame), requests[i].refusal);
     }
 }
 
@@ -458,5 +480,6 @@ int main(void)
     RUN(test_sound_requests);
     RUN(test_unsound_numbers);
     RUN(test_unsound_heads);
+    RUN(test_status_requests);
     return 0;
 }

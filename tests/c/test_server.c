@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 
 #include "fake_fork.h"
+#include "ff_tree.h"
 #include "serving.h"
 
 #include <signal.h>
@@ -85,6 +86,27 @@ static void close_gate(struct gate *gate)
     close_both(gate->ready);
 }
 
+/* ---- the status page ---- */
+
+/* The descriptor of the status page. */
+static int ask_status(int sock)
+{
+    int fd;
+
+    CHECK_INT(ff_client_ask_status(sock, 123), 0);
+    await_frame_with_fd(sock, FF_FRAME_STATUS, 123, &fd);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+static struct ff_status look(int fd)
+{
+    struct ff_status status;
+
+    CHECK_INT(ff_status_read(fd, &status), 0);
+    return status;
+}
+
 /* ---- life of a server ---- */
 
 static void test_end_without_clients(void)
@@ -109,7 +131,7 @@ static void test_end_with_clients(void)
     close_all((int[]){client, stranger}, 2);
 }
 
-/* A server that ends leaves its children alone. */
+/* A server that ends leaves the children of clients that have gone alone. */
 static void leave_child_behind(void)
 {
     CHECK_INT(waitpid(-1, NULL, WNOHANG), 0);
@@ -129,13 +151,142 @@ static void test_end_with_children(void)
     start_waiting(sock, 1, &gate, 0);
     CHECK_INT(close(gate.ready[1]), 0);
     gate.ready[1] = dup(0);
+    CHECK_INT(close(sock), 0);
     stop_server(&serving);
     CHECK(!is_readable(gate.ready[0])); /* the child has it still */
     open_gate(&gate);
     await_readable(gate.ready[0]);
     CHECK_INT(read(gate.ready[0], &byte, 1), 0);
     close_gate(&gate);
+}
+
+/* A client that is still connected is told of every exit first, and served meanwhile; then it is let go. */
+static void test_end_waits_for_children(void)
+{
+    struct serving serving;
+    struct gate gates[2];
+    int sock;
+    int other;
+
+    make_gate(&gates[0]);
+    make_gate(&gates[1]);
+    start_server(&serving, &waiting);
+    sock = connect_client(&serving);
+    start_waiting(sock, 1, &gates[0], 7);
+    release_server(&serving);
+    other = connect_client(&serving);
+    start_waiting(other, 2, &gates[1], 8);
+    open_gate(&gates[0]);
+    check_exit(sock, 1, 7);
+    CHECK(!is_readable(other));
+    CHECK(!is_readable(sock));
+    open_gate(&gates[1]);
+    check_exit(other, 2, 8);
+    await_end(sock);
+    await_end(other);
+    await_server_end(&serving);
+    close_gate(&gates[0]);
+    close_gate(&gates[1]);
+    close_all((int[]){sock, other}, 2);
+}
+
+/* The child is dead, its client has let go, and the server learns of both at the same moment. */
+static void test_end_and_death_at_once(void)
+{
+    for (int i = 0; i < 20; i++) {
+        struct serving serving;
+        struct gate gate;
+        pid_t pid;
+        int sock;
+
+        make_gate(&gate);
+        start_server(&serving, &waiting);
+        sock = connect_client(&serving);
+        pid = start_waiting(sock, 1, &gate, 9);
+        CHECK_INT(close(ask_status(sock)), 0); /* the server has done with the request */
+        pause_server(&serving);
+        CHECK_INT(close(gate.ready[1]), 0);
+        gate.ready[1] = dup(0);
+        if (i % 2)
+            release_server(&serving);
+        CHECK_INT(kill(pid, SIGKILL), 0);
+        await_end(gate.ready[0]);
+        if (i % 2 == 0)
+            release_server(&serving);
+        resume_server(&serving);
+        check_exit(sock, 1, -SIGKILL);
+        await_server_end(&serving);
+        open_gate(&gate);
+        close_gate(&gate);
+        CHECK_INT(close(sock), 0);
+    }
+}
+
+/* What was asked for before is served, and the client hears of the exit. */
+static void test_end_after_a_request(void)
+{
+    struct serving serving;
+    int sock;
+
+    start_server(&serving, &ending);
+    sock = connect_client(&serving);
+    pause_server(&serving);
+    CHECK_INT(ff_client_send(sock, 1, 0, "x\x05", 2, NULL, 0), 0);
+    release_server(&serving);
+    resume_server(&serving);
+    CHECK(await_frame(sock, FF_FRAME_STARTED, 1) > 0);
+    check_exit(sock, 1, 5);
+    await_server_end(&serving);
     CHECK_INT(close(sock), 0);
+}
+
+/* A client that reads late is told all the same. */
+static void test_end_waits_for_slow_reader(void)
+{
+    enum { COUNT = 400 }; /* of whose answers a socket takes some */
+    struct serving serving;
+    int exits = 0;
+    int sock;
+
+    start_server(&serving, &ending);
+    sock = connect_client(&serving);
+    for (uint32_t i = 0; i < COUNT; i++)
+        CHECK_INT(ff_client_send(sock, i, 0, "x\x05", 2, NULL, 0), 0);
+    release_server(&serving);
+    for (int i = 0; i < 2 * COUNT; i++) {
+        struct ff_frame frame;
+        int fd;
+
+        CHECK_INT(ff_client_receive(sock, DEADLINE_MS, &frame, &fd), 1);
+        CHECK(frame.type == FF_FRAME_STARTED || (frame.type == FF_FRAME_EXITED && frame.value == 5));
+        exits += frame.type == FF_FRAME_EXITED;
+    }
+    CHECK_INT(exits, COUNT);
+    await_server_end(&serving);
+    CHECK_INT(close(sock), 0);
+}
+
+/* Strangers are owed nothing, nor is who has been refused. */
+static void test_end_with_strangers(void)
+{
+    struct ff_frame frame = ff_frame_make(FF_FRAME_FORK, 1, 0);
+    struct serving serving;
+    struct gate gate;
+    int sock;
+    int stranger;
+
+    make_gate(&gate);
+    frame.version++;
+    start_server(&serving, &waiting);
+    stranger = connect_stranger(&serving.address);
+    write_all(stranger, "\0\0", 2);
+    sock = connect_client(&serving);
+    write_all(sock, &frame, sizeof frame);
+    await_frame(sock, FF_FRAME_REFUSED, 1);
+    stop_server(&serving);
+    open_gate(&gate);
+    close_gate(&gate);
+    close_all((int[]){sock, stranger}, 2);
 }
 
 static void test_one_server_after_another(void)
@@ -836,6 +987,191 @@ static void test_client_that_vanishes_after_a_request(void)
     stop_server(&serving);
 }
 
+/* ---- children that die with their client ---- */
+
+/* A child and one below it, a daemon: all wait at the gate. */
+static int make_daemon(const struct ff_request *request)
+{
+    if (fork() == 0) {
+        setsid();
+        if (fork() == 0)
+            _exit(wait_at_gate(request));
+        _exit(0);
+    }
+    return wait_at_gate(request);
+}
+
+static const struct service daemons = {.child = make_daemon};
+
+static void await_ready(const struct gate *gate, int count)
+{
+    char byte;
+
+    for (int i = 0; i < count; i++)
+        read_all(gate->ready[0], &byte, 1);
+}
+
+/* Nobody but the test has the end of the gate that says who is ready. */
+static void let_go_of_gate(struct gate *gate)
+{
+    CHECK_INT(close(gate->ready[1]), 0);
+    gate->ready[1] = dup(0);
+}
+
+static void start_dying(int sock, uint32_t id, const struct gate *gate, uint32_t flags)
+{
+    start_child(sock, id, flags, "\0", 1, (int[]){gate->ready[1], gate->open[0]}, 2);
+}
+
+#ifdef __linux__
+#define BELOW 1
+#else
+#define BELOW 0 /* only Linux tells who is below a child */
+#endif
+
+/* All that it asked for so dies, daemons too; its other child lives on, and those of others. */
+static void test_die_with_client(void)
+{
+    struct serving serving;
+    struct gate dying;
+    struct gate living;
+    int sock;
+    int other;
+    int fd;
+
+    make_gate(&dying);
+    make_gate(&living);
+    start_server(&serving, BELOW ? &daemons : &waiting);
+    sock = connect_client(&serving);
+    other = connect_client(&serving);
+    for (uint32_t i = 0; i < 12; i++)
+        start_dying(sock, i, &dying, FF_FORK_DIE_WITH_CLIENT);
+    start_dying(sock, 20, &living, 0);
+    start_dying(other, 21, &living, FF_FORK_DIE_WITH_CLIENT);
+    await_ready(&dying, 12 * (1 + BELOW));
+    await_ready(&living, 2 * (1 + BELOW));
+    let_go_of_gate(&dying);
+    let_go_of_gate(&living);
+    CHECK_INT(close(sock), 0);
+    await_end(dying.ready[0]);
+    CHECK(!is_readable(living.ready[0]));
+    CHECK(!is_readable(other));
+    open_gate(&living);
+    check_exit(other, 21, 0);
+    await_end(living.ready[0]);
+    fd = ask_status(other);
+    while (look(fd).live_children > 0)
+        poll(NULL, 0, 1);
+    close_all((int[]){other, fd}, 2);
+    open_gate(&dying);
+    stop_server(&serving);
+    close_gate(&dying);
+    close_gate(&living);
+}
+
+/* A client that goes at the very moment, after its request or in its answer. */
+static void test_die_with_client_at_once(void)
+{
+    struct serving serving;
+    struct gate gate;
+
+    make_gate(&gate);
+    start_server(&serving, BELOW ? &daemons : &waiting);
+    for (uint32_t i = 0; i < 20; i++) {
+        int sock = connect_client(&serving);
+
+        CHECK_INT(ff_client_send(sock, i, FF_FORK_DIE_WITH_CLIENT, "\0", 1,
+                                 (int[]){gate.ready[1], gate.open[0]}, 2),
+                  0);
+        if (i % 2)
+            await_frame(sock, FF_FRAME_STARTED, i);
+        CHECK_INT(close(sock), 0);
+    }
+    let_go_of_gate(&gate);
+    while (read(gate.ready[0], &(char){0}, 1) == 1)
+        continue;
+    stop_server(&serving);
+    open_gate(&gate);
+    close_gate(&gate);
+}
+
+/* The last client goes, with all that it has: the server kills what is to die before it leaves. */
+static void test_die_with_last_client(void)
+{
+    struct serving serving;
+    struct gate gate;
+    int sock;
+
+    make_gate(&gate);
+    start_server(&serving, &waiting);
+    sock = connect_client(&serving);
+    for (uint32_t i = 0; i < 12; i++)
+        start_dying(sock, i, &gate, FF_FORK_DIE_WITH_CLIENT);
+    await_ready(&gate, 12);
+    let_go_of_gate(&gate);
+    pause_server(&serving);
+    CHECK_INT(close(sock), 0);
+    release_server(&serving);
+    resume_server(&serving);
+    await_server_end(&serving);
+    await_end(gate.ready[0]);
+    open_gate(&gate);
+    close_gate(&gate);
+}
+
+/* As long as its client lives such a child ends as any other. */
+static void test_die_with_client_that_lives(void)
+{
+    struct serving serving;
+    int sock;
+
+    start_server(&serving, &ending);
+    sock = connect_client(&serving);
+    for (uint32_t i = 0; i < 3; i++) {
+        start_child(sock, i, FF_FORK_DIE_WITH_CLIENT, "x\x05", 2, NULL, 0);
+        check_exit(sock, i, 5);
+    }
+    CHECK_INT(close(sock), 0);
+    stop_server(&serving);
+}
+
+/* Others are served while a tree is killed that takes many rounds. */
+static int make_long_chain(const struct ff_request *request)
+{
+    for (int i = 0; i < 3 * FF_TREE_BATCH; i++)
+        if (fork() == 0)
+            return wait_at_gate(request);
+    return wait_at_gate(request);
+}
+
+static void test_others_while_a_tree_dies(void)
+{
+    static const struct service growing = {.child = make_long_chain};
+    struct serving serving;
+    struct gate gate;
+    int sock;
+    int other;
+    int fd;
+
+    make_gate(&gate);
+    start_server(&serving, BELOW ? &growing : &waiting);
+    sock = connect_client(&serving);
+    other = connect_client(&serving);
+    fd = ask_status(other);
+    start_dying(sock, 1, &gate, FF_FORK_DIE_WITH_CLIENT);
+    await_ready(&gate, BELOW ? 3 * FF_TREE_BATCH + 1 : 1);
+    CHECK_INT(close(sock), 0);
+    CHECK_INT(close(ask_status(other)), 0);
+    let_go_of_gate(&gate);
+    await_end(gate.ready[0]);
+    while (look(fd).live_children > 0)
+        poll(NULL, 0, 1);
+    close_all((int[]){other, fd}, 2);
+    stop_server(&serving);
+    open_gate(&gate);
+    close_gate(&gate);
+}
+
 /* ---- refusals ---- */
 
 static struct ff_frame frame_with(uint32_t flags, uint32_t payload_size, uint32_t fd_count)
@@ -844,6 +1180,14 @@ static struct ff_frame frame_with(uint32_t flags, uint32_t payload_size, uint32_
 
     frame.payload_size = payload_size;
     frame.fd_count = fd_count;
+    return frame;
+}
+
+static struct ff_frame status_with(uint32_t payload_size, uint32_t fd_count)
+{
+    struct ff_frame frame = frame_with(0, payload_size, fd_count);
+
+    frame.type = FF_FRAME_STATUS;
     return frame;
 }
 
@@ -888,8 +1232,10 @@ static void test_refusals(void)
     check_refused(&serving, frame_with(0, 0, FF_MAX_FDS + 1), FF_REFUSED_FDS);
     check_refused(&serving, frame_with(0, 0, 0), FF_REFUSED_FDS);
     check_refused(&serving, frame_with(0, 0, 2), FF_REFUSED_FDS);
-    check_refused(&serving, frame_with(8, 0, 1), FF_REFUSED_TYPE);
+    check_refused(&serving, frame_with(16, 0, 1), FF_REFUSED_TYPE);
     check_refused(&serving, frame_with(FF_FORK_STREAM, 0, 1), FF_REFUSED_TYPE);
+    check_refused(&serving, status_with(0, 1), FF_REFUSED_FDS);
+    check_refused(&serving, status_with(1, 0), FF_REFUSED_PAYLOAD);
     check_refused(&serving, frame_with(FF_FORK_HELD, 0, 0), FF_REFUSED_TYPE);
     start_child(sock, 1, 0, "x\x05", 2, NULL, 0);
     check_exit(sock, 1, 5);
@@ -897,14 +1243,98 @@ static void test_refusals(void)
     stop_server(&serving);
 }
 
+/* ---- status ---- */
+
+/* What a client has been told is on the page already. */
+static void test_status(void)
+{
+    struct serving serving;
+    struct gate gate;
+    int sock;
+    int fd;
+
+    make_gate(&gate);
+    start_server(&serving, &waiting);
+    sock = connect_client(&serving);
+    fd = ask_status(sock);
+    CHECK_INT(look(fd).pid, serving.pid);
+    CHECK(look(fd).started > 0);
+    CHECK_INT(look(fd).clients, 1);
+    for (uint32_t i = 0; i < 3; i++) {
+        CHECK_INT(look(fd).starts, i);
+        start_waiting(sock, i, &gate, 0);
+        CHECK_INT(look(fd).live_children, i + 1);
+    }
+    open_gate(&gate);
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(ff_client_receive(sock, DEADLINE_MS, &(struct ff_frame){0}, &(int){0}), 1);
+    CHECK_INT(look(fd).live_children, 0);
+    CHECK_INT(look(fd).starts, 3);
+    close_gate(&gate);
+    CHECK_INT(close(sock), 0);
+    stop_server(&serving);
+    CHECK_INT(look(fd).starts, 3);
+    CHECK_INT(close(fd), 0);
+}
+
+/* Who is refused, and why; those in front of the door count as clients as long as they are there. */
+static void test_status_of_refusals(void)
+{
+    struct serving serving;
+    int sock;
+    int stranger;
+    int fd;
+
+    start_server(&serving, &ending);
+    sock = connect_client(&serving);
+    fd = ask_status(sock);
+    stranger = connect_stranger(&serving.address);
+    answer_challenge(stranger, "another key");
+    await_message(stranger, FAILURE, strlen(FAILURE));
+    CHECK_INT(look(fd).refused[FF_REFUSED_KEY], 1);
+    CHECK_INT(close(stranger), 0);
+    check_refused_heads(&serving);
+    check_refused(&serving, frame_with(0, FF_MAX_PAYLOAD + 1, 1), FF_REFUSED_PAYLOAD);
+    check_refused(&serving, frame_with(0, 0, 2), FF_REFUSED_FDS);
+    CHECK_INT(look(fd).refused[FF_REFUSED_MAGIC], 1);
+    CHECK_INT(look(fd).refused[FF_REFUSED_VERSION], 1);
+    CHECK_INT(look(fd).refused[FF_REFUSED_TYPE], 1);
+    CHECK_INT(look(fd).refused[FF_REFUSED_PAYLOAD], 1);
+    CHECK_INT(look(fd).refused[FF_REFUSED_FDS], 1);
+    stranger = connect_client(&serving);
+    while (look(fd).clients != 2) /* the refused ones are gone at the end of a batch */
+        poll(NULL, 0, 1);
+    close_all((int[]){sock, stranger, fd}, 3);
+    stop_server(&serving);
+}
+
+/* A server that is stopped, even dead, needs not be asked. */
+static void test_status_of_stopped_server(void)
+{
+    struct serving serving;
+    int sock;
+    int fd;
+
+    start_server(&serving, &ending);
+    sock = connect_client(&serving);
+    fd = ask_status(sock);
+    start_child(sock, 1, 0, "x\x05", 2, NULL, 0);
+    check_exit(sock, 1, 5);
+    pause_server(&serving);
+    CHECK_INT(look(fd).starts, 1);
+    resume_server(&serving);
+    close_all((int[]){sock, fd}, 2);
+    stop_server(&serving);
+}
+
 /* ---- what the server lacks ---- */
 
 #define ROOM 6 /* descriptors beside the server's own: clients, and what they send */
 
-/* The loop and the reserve take theirs first; listener and alive descriptor are there already. */
+/* The loop, the reserve and the status page take theirs first; listener and alive descriptor are there already. */
 static void leave_little_room(void)
 {
-    leave_fds((check_wants_poll() ? 2 : 4) + 1 + ROOM);
+    leave_fds((check_wants_poll() ? 2 : 4) + 2 + ROOM);
 }
 
 /* A request with too many fails alone; the client and the next request are served. */
@@ -914,6 +1344,7 @@ static void test_no_room_for_fds(void)
     struct serving serving;
     int fds[ROOM];
     uint32_t number;
+    int status_fd;
     int ends[2];
     int sock;
 
@@ -924,6 +1355,9 @@ static void test_no_room_for_fds(void)
     sock = connect_client(&serving);
     CHECK_INT(ff_client_send(sock, 1, 0, NULL, 0, fds, ROOM), 0);
     CHECK_INT(await_frame(sock, FF_FRAME_FAILED, 1), EMFILE);
+    status_fd = ask_status(sock);
+    CHECK_INT(look(status_fd).failures[EMFILE], 1);
+    CHECK_INT(close(status_fd), 0);
     start_child(sock, 2, 0, NULL, 0, fds, 2);
     check_exit(sock, 2, 0);
     for (uint32_t i = 0; i < 2; i++) {
@@ -1002,10 +1436,6 @@ static void fail_fork(void)
     fork_error = EAGAIN;
 }
 
-static void do_nothing(void)
-{
-}
-
 /* The first fork fails; its descriptors are closed, the held one too, and the client asks again. */
 static void test_fork_that_fails(void)
 {
@@ -1044,6 +1474,10 @@ static int compare_hook_fds(const struct ff_request *request)
     CHECK_INT(request->fd_count, 0);
     CHECK_INT(hook_fds, check_count_fds());
     return 0;
+}
+
+static void do_nothing(void)
+{
 }
 
 static void test_hooks(void)
@@ -1164,6 +1598,11 @@ int main(void)
     RUN(test_end_without_clients);
     RUN(test_end_with_clients);
     RUN(test_end_with_children);
+    RUN(test_end_waits_for_children);
+    RUN(test_end_and_death_at_once);
+    RUN(test_end_after_a_request);
+    RUN(test_end_waits_for_slow_reader);
+    RUN(test_end_with_strangers);
     RUN(test_one_server_after_another);
     RUN(test_unsound_config);
     RUN(test_wrong_key);
@@ -1187,7 +1626,15 @@ int main(void)
     RUN(test_client_that_vanishes);
     RUN(test_client_that_vanishes_in_a_request);
     RUN(test_client_that_vanishes_after_a_request);
+    RUN(test_die_with_client);
+    RUN(test_die_with_client_at_once);
+    RUN(test_die_with_last_client);
+    RUN(test_die_with_client_that_lives);
+    RUN(test_others_while_a_tree_dies);
     RUN(test_refusals);
+    RUN(test_status);
+    RUN(test_status_of_refusals);
+    RUN(test_status_of_stopped_server);
     RUN(test_no_room_for_fds);
     RUN(test_pidfd_without_room);
     RUN(test_no_room_for_clients);
