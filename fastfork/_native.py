@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import struct
 import sys
 
 from ._core import ffi, lib
@@ -15,6 +16,7 @@ from ._core import ffi, lib
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 MAX_FDS: int = lib.FF_MAX_FDS
 """Descriptors that one request carries."""
@@ -27,10 +29,12 @@ FRAME_STARTED: int = lib.FF_FRAME_STARTED
 FRAME_FAILED: int = lib.FF_FRAME_FAILED
 FRAME_EXITED: int = lib.FF_FRAME_EXITED
 FRAME_REFUSED: int = lib.FF_FRAME_REFUSED
+FRAME_STATUS: int = lib.FF_FRAME_STATUS
 
 FORK_PIDFD: int = lib.FF_FORK_PIDFD
 FORK_HELD: int = lib.FF_FORK_HELD
 FORK_STREAM: int = lib.FF_FORK_STREAM
+FORK_DIE_WITH_CLIENT: int = lib.FF_FORK_DIE_WITH_CLIENT
 
 REFUSALS: dict[int, str] = {
     lib.FF_REFUSED_MAGIC: "not a fastfork frame",
@@ -42,6 +46,19 @@ REFUSALS: dict[int, str] = {
 }
 """Why a server refuses a request, by the value of a REFUSED frame."""
 
+REFUSAL_NAMES: dict[int, str] = {
+    lib.FF_REFUSED_MAGIC: "magic",
+    lib.FF_REFUSED_VERSION: "version",
+    lib.FF_REFUSED_TYPE: "type",
+    lib.FF_REFUSED_PAYLOAD: "payload",
+    lib.FF_REFUSED_FDS: "descriptors",
+    lib.FF_REFUSED_MEMORY: "memory",
+    lib.FF_REFUSED_KEY: "key",
+    lib.FF_REFUSED_USER: "user",
+    lib.FF_REFUSED_CLIENTS: "clients",
+}
+"""Why a server refuses a connection, in a word each."""
+
 HAS_IMMORTAL_OBJECTS: bool = sys.version_info[:2] >= (3, 12)
 # Extensions built for the stable ABI of 3.11 and older count immortal objects too. Until 3.13 that takes the count
 # into its upper half, where it does no harm; from 3.14 on there is none, and the value leaves room on both sides.
@@ -51,16 +68,18 @@ _POLLERR = 0x08  # also: a pipe that nobody reads any more
 _POLLHUP = 0x10
 
 
+_FRAME = struct.Struct("=IHHIiIIi")
+"""``struct ff_frame`` and the descriptor that came along."""
+
+
 class Frame:
     """A frame from the server; `fd` is the descriptor that came along, or -1."""
 
-    __slots__ = ("fd", "id", "type", "value")
+    __slots__ = ("content", "fd", "id", "type", "value")
 
-    def __init__(self, frame_type: int, frame_id: int, value: int, fd: int) -> None:
-        self.type = frame_type
-        self.id = frame_id
-        self.value = value
-        self.fd = fd
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        _, _, self.type, self.id, self.value, _, _, self.fd = _FRAME.unpack(content)
 
 
 class Request:
@@ -106,10 +125,12 @@ class Server:
         The server leaves when this reads end-of-file; -1 for never. The server owns it.
     authkey:
         What both ends of each connection prove that they know; 1 to 256 bytes.
+    max_children:
+        How many children may live at once: further requests wait until one of them has ended. 0: any number.
 
     """
 
-    def __init__(self, listener_fd: int, alive_fd: int, authkey: bytes) -> None:
+    def __init__(self, listener_fd: int, alive_fd: int, authkey: bytes, max_children: int = 0) -> None:
         key = ffi.from_buffer("unsigned char[]", authkey)
         config = ffi.new(
             "struct ff_config *",
@@ -119,6 +140,7 @@ class Server:
                 "authkey": key,
                 "authkey_size": len(authkey),
                 "backend": _backend(),
+                "max_children": max_children,
             },
         )
         server = ffi.new("struct ff_server **")
@@ -145,22 +167,139 @@ class Server:
             lib.ff_server_free(server)
 
 
+class ForkRequest:
+    """A request for a child, ready to be sent.
+
+    Attributes
+    ----------
+    error:
+        The errno with which sending it has failed; 0 as long as it has not.
+
+    """
+
+    def __init__(self, flags: int, payload: bytes, fds: Sequence[int]) -> None:
+        self.error = 0
+        self._flags = flags
+        self._payload = payload
+        self._fds = ffi.new("int[]", list(fds))
+        self._fd_count = len(fds)
+
+    def send(self, sock: int, request_id: int) -> None:
+        """Send it on a connection: `OSError` when that cannot be done whole."""
+        result = lib.ff_client_send(
+            sock, request_id, self._flags, self._payload, len(self._payload), self._fds, self._fd_count
+        )
+        self.error = -result
+        _check(result)
+
+    def may_be_sent_in_part(self) -> bool:
+        """Whether the server may have got the beginning, after `send` has failed."""
+        return self._fd_count > MAX_FDS_PER_MESSAGE and self.error != errno.EBADF
+
+
+class StatusRequest:
+    """A request for the status page."""
+
+    def __init__(self) -> None:
+        self.error = 0
+
+    def send(self, sock: int, request_id: int) -> None:
+        """Send it on a connection: `OSError` when that cannot be done."""
+        result = lib.ff_client_ask_status(sock, request_id)
+        self.error = -result
+        _check(result)
+
+    def may_be_sent_in_part(self) -> bool:
+        """Whether the server may have got the beginning."""
+        return False
+
+
 def send_request(sock: int, request_id: int, flags: int, payload: bytes, fds: Sequence[int]) -> None:
-    """Send one fork request on a connection: `OSError` when it cannot be sent whole."""
-    array = ffi.new("int[]", list(fds))
-    _check(lib.ff_client_send(sock, request_id, flags, payload, len(payload), array, len(fds)))
+    """Send one fork request on a connection, as `ForkRequest.send`."""
+    ForkRequest(flags, payload, fds).send(sock, request_id)
+
+
+class Receiver:
+    """Receives frames, and keeps each one until it has been dealt with.
+
+    A signal handler that raises comes in between any two steps of Python: the frame is then there still.
+
+    Attributes
+    ----------
+    error:
+        The errno with which the connection has ended; 0 as long as it has not.
+
+    """
+
+    def __init__(self) -> None:
+        self.error = 0
+        self._bytes = ffi.new("unsigned char[]", _FRAME.size)
+        self._frame = ffi.cast("struct ff_frame *", self._bytes)
+        self._fd = ffi.cast("int *", self._bytes + ffi.sizeof("struct ff_frame"))
+
+    def receive(self, sock: int, timeout: float | None) -> Frame | None:
+        """Receive one frame; None when none came within `timeout` seconds (None: no limit).
+
+        It is the same one again until it is `done`. Raises `BrokenPipeError` at the end of the stream,
+        `InterruptedError` when a signal came in first.
+        """
+        if not self._frame.magic:
+            self._fd[0] = -1
+            result = lib.ff_client_receive(sock, _milliseconds(timeout), self._frame, self._fd)
+            if result < 0 and result != -errno.EINTR:
+                self.error = -result
+            if not _check(result):
+                return None
+        return Frame(bytes(ffi.buffer(self._bytes)))
+
+    def done(self, frame: Frame) -> None:
+        """Forget the frame, unless a signal handler has done so and received another one."""
+        if bytes(ffi.buffer(self._bytes)) == frame.content:
+            self._frame.magic = 0
 
 
 def receive_frame(sock: int, timeout: float | None) -> Frame | None:
-    """Receive one frame; None when none came within `timeout` seconds (None: no limit).
+    """Receive one frame, as `Receiver.receive`."""
+    return Receiver().receive(sock, timeout)
 
-    Raises `ConnectionResetError` at the end of the stream, `InterruptedError` when a signal came in first.
+
+class Status:
+    """What a server's status page tells; see ``struct ff_status``."""
+
+    __slots__ = (
+        "accept_failures",
+        "clients",
+        "failures",
+        "live_children",
+        "pid",
+        "refused",
+        "started",
+        "starts",
+    )
+
+    def __init__(self, page: Any) -> None:
+        self.pid: int = page.pid
+        self.started: float = page.started
+        self.starts: int = page.starts
+        self.live_children: int = page.live_children
+        self.clients: int = page.clients
+        self.failures = _nonzero(page.failures)
+        self.refused = _nonzero(page.refused)
+        self.accept_failures = _nonzero(page.accept_failures)
+
+
+def _nonzero(counts: Sequence[int]) -> dict[int, int]:
+    return {index: count for index, count in enumerate(counts) if count}
+
+
+def read_status(fd: int) -> Status:
+    """Read the status page that came with a STATUS frame, whatever its server does or has become.
+
+    Raises `OSError` when the descriptor is no status page.
     """
-    frame = ffi.new("struct ff_frame *")
-    fd = ffi.new("int *", -1)
-    if not _check(lib.ff_client_receive(sock, _milliseconds(timeout), frame, fd)):
-        return None
-    return Frame(frame.type, frame.id, frame.value, fd[0])
+    status = ffi.new("struct ff_status *")
+    _check(lib.ff_status_read(fd, status))
+    return Status(status)
 
 
 def wait_readable(fd: int, timeout: float | None) -> bool:

@@ -25,6 +25,15 @@ calls multiprocessing's own and no other."""
 
 def run(request: Request, config: TemplateConfig) -> NoReturn:
     """Run the process that was asked for. Nothing unwinds past this: the process ends here."""
+    try:
+        _run(request, config)
+    except BaseException:  # ^C at its very end, or an exit code that no C int holds
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def _run(request: Request, config: TemplateConfig) -> NoReturn:
     code = 1
     try:
         if _RUNS_ATEXIT:

@@ -22,6 +22,9 @@ from .auth import authenticate
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Union
+
+    Request = Union[_native.ForkRequest, _native.StatusRequest]
 
 EXIT_CODE_LOST = 255
 """What is reported, as by the standard library, when nobody can tell any more how a child ended."""
@@ -32,6 +35,12 @@ _AWAITED_PIDFD = -2
 _RECHECK = 0.05
 """Seconds after which a wait for a frame looks again whether it is there: a signal handler that comes in between the
 look and the wait may have received it."""
+
+_LOOK = 0.1
+"""Seconds after which a wait for a template that does not serve yet asks whether it is worth while."""
+
+_HANDOVER = 0.005
+"""Seconds after which a thread that waits for its turn looks whether another one has received what it is after."""
 
 _REAP_DEADLINE = 1.0
 """Seconds that a server may take to report a child that is dead, or init to reap one whose server is dead."""
@@ -60,7 +69,7 @@ class Child:
         self._connection = connection
         self._is_pidfd = is_pidfd
         self._client_pid = os.getpid()
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a signal handler may wait for the child too
         self._waiters = 0
         self._closed = False
 
@@ -126,13 +135,17 @@ class Child:
             return None
         return os.waitstatus_to_exitcode(status)
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the child; it may have ended. By its pidfd where it has one: its pid may be another's."""
+        with self._guard, contextlib.suppress(ProcessLookupError):
+            if self._is_pidfd and self.sentinel >= 0:
+                signal.pidfd_send_signal(self.sentinel, number)
+            elif not self._is_pidfd and self.exit_code is None:
+                os.kill(self.pid, number)
+
     def kill(self) -> None:
         """End the child, which nobody has been told of, at once and without a trace."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._is_pidfd:
-                signal.pidfd_send_signal(self.sentinel, signal.SIGKILL)
-            else:
-                os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
         self.close()
 
 
@@ -140,30 +153,87 @@ def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
+def _open(
+    sock: socket.socket, address: str, authkey: bytes, keep_waiting: Callable[[], None], timeout: float | None
+) -> None:
+    """Connect, wait for the template to serve, and authenticate."""
+    sock.settimeout(timeout)
+    try:
+        _connect(sock, address)
+        _await_challenge(sock, keep_waiting, timeout)
+        authenticate(sock, authkey)
+    except (BlockingIOError, socket.timeout) as error:
+        raise _timed_out(timeout) from error
+    sock.settimeout(None)
+
+
+def _connect(sock: socket.socket, address: str) -> None:
+    """Connect. A signal amid a wait for room in the backlog ends it, and Python takes that for a success."""
+    is_connected = False
+    while not is_connected:
+        sock.connect(address)
+        with contextlib.suppress(OSError):  # ENOTCONN
+            sock.getpeername()
+            is_connected = True
+
+
+def _await_challenge(sock: socket.socket, keep_waiting: Callable[[], None], timeout: float | None) -> None:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    is_there = False
+    while not is_there:
+        remaining = _remaining(deadline)
+        if remaining == 0:
+            raise _timed_out(timeout)
+        with contextlib.suppress(InterruptedError):
+            is_there = _native.wait_readable(
+                sock.fileno(), _LOOK if remaining is None else min(remaining, _LOOK)
+            )
+        if not is_there:
+            keep_waiting()
+
+
+def _timed_out(timeout: float | None) -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, f"the fork server did not answer within {timeout:g} s")
+
+
 class Connection:
     """An authenticated connection of this process to the template that listens at `address`.
 
+    Parameters
+    ----------
+    address:
+        The path of its socket.
+    authkey:
+        What both ends prove that they know.
+    keep_waiting:
+        Called now and then while the template does not answer yet; it may raise.
+    timeout:
+        Seconds that the template may take to answer; None for no limit.
+
     Raises `AuthenticationError` when the template has another authkey, `OSError` or `EOFError` when it is not
-    there or goes away meanwhile.
+    there or goes away meanwhile, `TimeoutError` when the time is over.
     """
 
-    def __init__(self, address: str, authkey: bytes) -> None:
+    def __init__(
+        self, address: str, authkey: bytes, keep_waiting: Callable[[], None], timeout: float | None = None
+    ) -> None:
         self.address = address
         self.authkey = authkey
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
         self._children: dict[int, Child] = {}
-        self._answers: dict[int, Child | OSError] = {}
-        self._sentinels: dict[int, int] = {}
+        self._answers: dict[int, Child | OSError | int] = {}
+        self._pending: dict[int, int] = {}
+        """Requests that are not answered, and the sentinels for their children."""
         self._abandoned: set[int] = set()
-        self._early_exits: dict[int, int] = {}
+        self._receiver = _native.Receiver()
         self._last_id = 0
         self._is_receiving = False
+        self._at_end: Callable[[], None] | None = None
         self._broken = True  # until there is a socket
         self._has_pidfds = _native.has_pidfds()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.connect(address)
-            authenticate(sock, authkey)
+            _open(sock, address, authkey, keep_waiting, timeout)
             self._sock = sock.detach()
         self._broken = False
 
@@ -171,52 +241,109 @@ class Connection:
         """Whether the template is still at the other end."""
         return not self._broken and not _native.is_hung_up(self._sock)
 
-    def start(self, payload: bytes, fds: Sequence[int]) -> Child:
+    def start(self, payload: bytes, fds: Sequence[int], *, die_with_client: bool = False) -> Child:
         """Have a child forked that gets `payload` (bytes) and duplicates of `fds`.
+
+        With `die_with_client` the server kills it, and all below it, once this connection ends.
 
         Raises `ServerGoneError` when the request did not reach the server, `BrokenPipeError` when the server went away
         before it answered and a child may or may not have been started, and `OSError` with the errno of what failed.
         """
+        flags = _native.FORK_DIE_WITH_CLIENT if die_with_client else 0
         if self._has_pidfds:
-            return self._request(_native.FORK_PIDFD, payload, fds, _AWAITED_PIDFD)
+            return self._start(flags | _native.FORK_PIDFD, payload, fds, _AWAITED_PIDFD)
         sentinel, held = os.pipe()
         try:
-            return self._request(_native.FORK_HELD, payload, [held, *fds], sentinel)
+            return self._start(flags | _native.FORK_HELD, payload, [held, *fds], sentinel)
         finally:
             os.close(held)
 
-    def start_with_stream(self, status_fd: int, fds: Sequence[int]) -> None:
+    def start_with_stream(self, status_fd: int, fds: Sequence[int], *, die_with_client: bool = False) -> None:
         """Have a child forked whose pid and exit code the server writes to `status_fd`, as native int64."""
-        self._request(_native.FORK_HELD | _native.FORK_STREAM, b"", [status_fd, *fds])
+        flags = _native.FORK_DIE_WITH_CLIENT if die_with_client else 0
+        self._start(flags | _native.FORK_HELD | _native.FORK_STREAM, b"", [status_fd, *fds])
 
-    def _request(self, flags: int, payload: bytes, fds: Sequence[int], sentinel: int = -1) -> Child:
-        with self._lock:
-            request_id = next(self._ids) & 0xFFFFFFFF
-            self._sentinels[request_id] = sentinel
-            self._last_id = request_id
-            self._send(request_id, flags, payload, fds)
-            return self._await_answer(request_id)
-
-    def _send(self, request_id: int, flags: int, payload: bytes, fds: Sequence[int]) -> None:
+    def _start(self, flags: int, payload: bytes, fds: Sequence[int], sentinel: int = -1) -> Child:
         try:
-            _native.send_request(self._sock, request_id, flags, payload, fds)
-        except OSError as error:
+            request = _native.ForkRequest(flags, payload, fds)
+        except BaseException:
+            if sentinel >= 0:
+                os.close(sentinel)
+            raise
+        try:
+            with self._lock:
+                child = self._request(request, sentinel, None)
+        finally:
+            self._close_if_over()
+        assert isinstance(child, Child)
+        if child.sentinel == _AWAITED_PIDFD:
+            # It got lost for want of a descriptor, here or in the server: without it nobody could wait for the child.
+            child.kill()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return child
+
+    def status_page(self, timeout: float) -> int | None:
+        """Return a descriptor of the server's status page; None while another thread waits for an answer.
+
+        Raises `TimeoutError` when the server does not answer within `timeout` seconds.
+        """
+        if not self._lock.acquire(timeout=_RECHECK):
+            return None
+        try:
+            fd = self._request(_native.StatusRequest(), -1, timeout)
+        finally:
+            self._lock.release()
+            self._close_if_over()
+        assert isinstance(fd, int)
+        return fd
+
+    def _request(self, request: Request, sentinel: int, timeout: float | None) -> Child | int:
+        request_id = next(self._ids) & 0xFFFFFFFF
+        self._pending[request_id] = sentinel
+        self._last_id = request_id
+        try:
+            self._send(request, request_id)
+            return self._await_answer(request_id, timeout)
+        except BaseException:
+            self._abandon(request_id)
+            raise
+
+    def _send(self, request: Request, request_id: int) -> None:
+        if self._broken:  # by whoever had the turn before this one
             self._close_sentinel(request_id)
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
-                if error.errno != errno.EBADF and len(fds) > _native.MAX_FDS_PER_MESSAGE:
-                    self._break()  # the first of two messages may be out
-                raise
-            self._break()
-            raise ServerGoneError(error.errno, "the fork server went away") from error
+            raise ServerGoneError(errno.EPIPE, "the fork server went away")
+        try:
+            request.send(self._sock, request_id)
+        except OSError as error:
+            if not request.error:
+                raise  # a signal handler's
+            self._close_sentinel(request_id)
+            is_gone = request.error in (errno.EPIPE, errno.ECONNRESET)
+            if is_gone or request.may_be_sent_in_part():
+                self._break()
+            if is_gone:
+                raise ServerGoneError(error.errno, "the fork server went away") from error
+            raise
 
     def _close_sentinel(self, request_id: int) -> None:
-        sentinel = self._sentinels.pop(request_id)
+        sentinel = self._pending.pop(request_id, -1)
         if sentinel >= 0:
             os.close(sentinel)
 
-    def _await_answer(self, request_id: int) -> Child:
+    def _abandon(self, request_id: int) -> None:
+        """Give up a request: a child that comes of it is ended, since the program does not know of it."""
+        answer = self._answers.pop(request_id, None)
+        if answer is not None:
+            _discard(answer)
+        elif request_id in self._pending:
+            self._abandoned.add(request_id)
+
+    def _await_answer(self, request_id: int, timeout: float | None) -> Child | int:
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while request_id not in self._answers:
+                if _remaining(deadline) == 0:
+                    raise _timed_out(timeout)
                 self._take_frame(_RECHECK)
         except ConnectionResetError as error:
             # The kernel says so where the server has left something unread: the last request, if not more.
@@ -226,10 +353,6 @@ class Connection:
         except BrokenPipeError as error:
             message = "the fork server died before it answered: the process may or may not have been started"
             raise BrokenPipeError(error.errno, message) from error
-        except BaseException:
-            if not self._broken:
-                self._abandoned.add(request_id)
-            raise
         answer = self._answers.pop(request_id)
         if isinstance(answer, OSError):
             raise answer
@@ -244,57 +367,61 @@ class Connection:
             self._is_receiving = was_receiving
 
     def _receive_and_pass_on(self, timeout: float | None) -> bool:
+        if self._broken:  # by a signal handler
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         try:
-            frame = _native.receive_frame(self._sock, timeout)
+            frame = self._receiver.receive(self._sock, timeout)
         except InterruptedError:
             return True
         except OSError:
-            self._break()
+            if self._receiver.error:  # else it is a signal handler's
+                self._break()
             raise
         if frame is None:
             return False
+        if frame.type == _native.FRAME_REFUSED:
+            self._break()
+            raise _refusal(frame.value)
+        # A signal handler that receives frames too, or raises, may come in anywhere here: each step can be repeated.
         if frame.type == _native.FRAME_EXITED:
             self._take_exit(frame)
-        elif frame.type == _native.FRAME_REFUSED:
-            self._break()
-            cause = _native.REFUSALS.get(frame.value, f"cause {frame.value}")
-            raise ConnectionAbortedError(errno.EPROTO, f"the fork server refused the request: {cause}")
         else:
             self._take_answer(frame)
+        self._receiver.done(frame)
         return True
 
     def _take_exit(self, frame: _native.Frame) -> None:
-        child = self._children.pop(frame.id, None)
+        child = self._children.get(frame.id)
         if child is not None:
             child.exit_code = frame.value
-        elif frame.id in self._sentinels:
-            # What a signal handler, this one, has interrupted holds the frame that tells of the start.
-            self._early_exits[frame.id] = frame.value
+            self._children.pop(frame.id, None)
 
     def _take_answer(self, frame: _native.Frame) -> None:
-        if frame.type == _native.FRAME_FAILED:
-            self._close_sentinel(frame.id)
-            self._abandoned.discard(frame.id)
-            self._answers[frame.id] = OSError(frame.value, f"the fork server: {os.strerror(frame.value)}")
+        sentinel = self._pending.get(frame.id)
+        if sentinel is None:
             return
-        sentinel = self._sentinels.pop(frame.id)
-        child = Child(self, frame.value, frame.fd if frame.fd >= 0 else sentinel, is_pidfd=frame.fd >= 0)
+        answer = self._answer_in(frame, sentinel)
+        child = answer if isinstance(answer, Child) else None
+        try:
+            # No calls in these lines: from CPython 3.12 on no signal handler comes in between.
+            del self._pending[frame.id]
+            if child is not None:
+                self._children[frame.id] = child
+            self._answers[frame.id] = answer
+        except KeyError:
+            return  # it came in before them
+        if frame.type == _native.FRAME_FAILED and sentinel >= 0:
+            os.close(sentinel)
         if frame.id in self._abandoned:
-            # Its start was interrupted by an exception: the program does not know of it.
             self._abandoned.discard(frame.id)
-            child.kill()
-            return
-        if child.sentinel == _AWAITED_PIDFD:
-            # It got lost for want of a descriptor, here or in the server: without it nobody could wait for the child.
-            child.sentinel = -1
-            child.kill()
-            self._answers[frame.id] = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            return
-        if frame.id in self._early_exits:
-            child.exit_code = self._early_exits.pop(frame.id)
-        else:
-            self._children[frame.id] = child
-        self._answers[frame.id] = child
+            _discard(self._answers.pop(frame.id))
+
+    def _answer_in(self, frame: _native.Frame, sentinel: int) -> Child | OSError | int:
+        if frame.type == _native.FRAME_FAILED:
+            return OSError(frame.value, f"the fork server: {os.strerror(frame.value)}")
+        if frame.type == _native.FRAME_STATUS:
+            return frame.fd if frame.fd >= 0 else OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return Child(self, frame.value, frame.fd if frame.fd >= 0 else sentinel, is_pidfd=frame.fd >= 0)
 
     def fetch_exit(self, child: Child, timeout: float | None) -> bool:
         """Get the exit code of a child that is dead: whether it was there within `timeout` seconds (None: no limit).
@@ -302,37 +429,86 @@ class Connection:
         The server reaps the child and reports it a moment after its death shows; for that moment this waits even
         when `timeout` is 0, so that a process whose sentinel is ready is never taken for a live one.
         """
-        limit = _REAP_DEADLINE if timeout is None else max(timeout, _REAP_DEADLINE)
-        deadline = time.monotonic() + limit
-        if not self._lock.acquire(timeout=limit):
-            return timeout is None
-        if self._is_receiving and timeout is not None:
-            # A signal handler: the frame may be in the hands of what it has interrupted.
-            deadline -= limit - timeout
+        deadline = time.monotonic() + (_REAP_DEADLINE if timeout is None else max(timeout, _REAP_DEADLINE))
+        if self._acquire_for(child, deadline):
+            try:
+                self._receive_until_told(child, deadline)
+            except OSError:
+                if not self._broken:
+                    raise  # a signal handler's
+            finally:
+                self._lock.release()
+        if child.exit_code is None and self._broken:
+            child.exit_code = child.recover_exit_code()
+        self._close_if_over()
+        return child.exit_code is not None or timeout is None
+
+    def _acquire_for(self, child: Child, deadline: float) -> bool:
+        """Take the lock, unless whoever has it receives the child's exit, or the time is over."""
+        while not self._lock.acquire(timeout=_HANDOVER):
+            if child.exit_code is not None or time.monotonic() >= deadline:
+                return False
+        return True
+
+    def _receive_until_told(self, child: Child, deadline: float) -> None:
+        while child.exit_code is None and not self._broken:
+            remaining = max(0.0, deadline - time.monotonic())
+            if not self._take_frame(min(remaining, _RECHECK)) and remaining == 0:
+                return
+
+    def has_live_children(self) -> bool:
+        """Whether one of its children lives.
+
+        Of those without a sentinel only the server can tell, so it gets a moment to do so.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take_all(_LOOK if any(child.sentinel < 0 for child in self._children.values()) else 0)
+            finally:
+                self._lock.release()
+        return any(child.wait(0) is None for child in list(self._children.values()))
+
+    def retire(self, at_end: Callable[[], None]) -> None:
+        """Close as soon as no child is left whose exit is to come, and then call `at_end`."""
+        self._at_end = at_end
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        """Close if this is retired and nothing is to come. Whoever has had the lock looks once it has let go of it."""
+        if self._at_end is None or not self._lock.acquire(blocking=False):
+            return
         try:
-            while child.exit_code is None and not self._broken:
-                remaining = max(0.0, deadline - time.monotonic())
-                if not self._take_frame(min(remaining, _RECHECK)) and remaining == 0:
-                    return timeout is None
-        except OSError:
-            pass  # the connection has ended: every child of it is settled below
+            if self._is_receiving or self._pending or self._answers or self._children:
+                return
+            at_end, self._at_end = self._at_end, None
+            self._break()
         finally:
             self._lock.release()
-        if child.exit_code is None:
-            child.exit_code = child.recover_exit_code()
-        return True
+        if at_end is not None:
+            at_end()
+
+    def is_over(self) -> bool:
+        """Whether it has ended: nothing comes from it any more."""
+        return self._broken
 
     def drain(self) -> None:
         """Take what a server that has gone still sent, and close."""
-        with self._lock, contextlib.suppress(OSError):
-            while not self._broken:
-                self._take_frame(None)
+        with self._lock:
+            self._take_all(None)
+
+    def _take_all(self, timeout: float | None) -> None:
+        try:
+            while not self._broken and self._take_frame(timeout):
+                pass
+        except OSError:
+            if not self._broken:
+                raise  # a signal handler's
 
     def _break(self) -> None:
         if not self._broken:
             self._broken = True
             self._children.clear()
-            for request_id in list(self._sentinels):
+            for request_id in list(self._pending):
                 self._close_sentinel(request_id)
             os.close(self._sock)
 
@@ -347,3 +523,16 @@ class Connection:
         if not self._broken:
             self._broken = True
             os.close(self._sock)
+
+
+def _refusal(cause: int) -> OSError:
+    text = f"the fork server refused the request: {_native.REFUSALS.get(cause, f'cause {cause}')}"
+    is_for_memory = _native.REFUSAL_NAMES.get(cause) == "memory"
+    return OSError(errno.ENOMEM, text) if is_for_memory else ConnectionAbortedError(errno.EPROTO, text)
+
+
+def _discard(answer: Child | OSError | int) -> None:
+    if isinstance(answer, Child):
+        answer.kill()
+    elif isinstance(answer, int):
+        os.close(answer)

@@ -14,6 +14,11 @@ class TemplateConfig:
     """The start methods that run on fastfork in the whole tree: see `fastfork.installation.take_over`."""
     preload: list[str]
     on_error: str
+    on_threads: str
+    preload_timeout: float | None
+    """Seconds that preloading may take; None for no limit."""
+    max_children: int
+    """How many children may live at once; 0 for any number."""
     main: dict[str, str]
     """How to import the client's main module: part of its preparation data."""
     main_imports: list[str]
@@ -28,7 +33,7 @@ class TemplateConfig:
     listener_fd: int
     alive_fd: int
     report_fd: int
-    """Where the template says what went wrong before it served."""
+    """Where the template tells how far it has come before it serves: see `fastfork.report`."""
 
     def __init__(self, **values: object) -> None:
         vars(self).update(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from multiprocessing import context, reduction
@@ -55,10 +56,25 @@ _servers: dict[str, ForkServer] = {}
 
 
 class FastForkProcess(BaseProcess):
-    """A process that is forked from a template."""
+    """A process that is forked from a template.
+
+    Parameters
+    ----------
+    die_with_client:
+        True: it is killed, and all below it, when the process that has started it ends in whatever way. None: as its
+        context has it, or else as that process itself was started. The other parameters are those of
+        `multiprocessing.Process`.
+
+    """
 
     _start_method = METHOD
     _template: str | None = None
+    _die_with_client: bool | None = None
+
+    def __init__(self, *args: Any, die_with_client: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if die_with_client is not None:
+            self._die_with_client = die_with_client
 
     @classmethod
     def _Popen(cls, process_obj: FastForkProcess) -> Any:  # noqa: N802 - multiprocessing's name
@@ -106,9 +122,18 @@ class FastForkContext(context.BaseContext):
         if template is not None:
             self.Process = _process_class(template)
 
-    def set_forkserver_preload(self, module_names: list[str], *, on_error: str = "ignore") -> None:
+    def set_forkserver_preload(
+        self,
+        module_names: list[str],
+        *,
+        on_error: str = "ignore",
+        timeout: float | None = None,
+        on_threads: str = "warn",
+    ) -> None:
         """Set what this context's template imports; see `fastfork.forkserver.ForkServer.set_forkserver_preload`."""
-        _server(self.template).set_forkserver_preload(module_names, on_error=on_error)
+        _server(self.template).set_forkserver_preload(
+            module_names, on_error=on_error, timeout=timeout, on_threads=on_threads
+        )
 
     def __reduce__(self) -> tuple[Callable[[str | None], FastForkContext], tuple[str | None]]:
         # By name: the Process class of a named context cannot be pickled, and a child has a context of its own.
@@ -127,9 +152,16 @@ def get_context(
     *,
     preload: list[str] | None = None,
     on_error: str | None = None,
+    preload_timeout: float | None = None,
+    on_threads: str | None = None,
     nested: str | None = None,
+    die_with_client: bool | None = None,
+    max_children: int | None = None,
 ) -> FastForkContext:
     """Return a multiprocessing context whose processes are forked from a template.
+
+    What is None stays as it was set before. What is about the template takes effect with the next one that is
+    launched: set it before the first process is started, or use `fastfork.restart`.
 
     Parameters
     ----------
@@ -138,28 +170,42 @@ def get_context(
         which ``multiprocessing.get_context("fastfork")`` uses too.
     preload:
         Modules that the template imports before it serves; ``"__main__"`` stands for the main module. The default is
-        the main module alone. Set it before the first process is started: a running template keeps what it has.
+        the main module alone.
     on_error:
         What an exception in a preloaded module does: ``"ignore"`` (the default), ``"warn"`` or ``"fail"``.
+    preload_timeout:
+        Seconds that preloading may take; then each ``start()`` raises a `PreloadError` with the stacks of where it
+        was. The default is no limit.
+    on_threads:
+        What threads do that preloading leaves running in the template, native ones among them where there is a /proc:
+        ``"warn"`` (the default; a `RuntimeWarning` on the template's standard error), ``"ignore"`` or ``"refuse"`` (a
+        `PreloadError` in each ``start()``).
     nested:
         ``"share"`` (the default): a child asks the same template for its own children. ``"own"``: it starts another.
+    die_with_client:
+        True: the processes of this context that this process starts are killed, and all below them, when it ends in
+        whatever way. The default, False, is what the standard library does: daemons are terminated at a proper end,
+        and others outlive their parent. ``Process(..., die_with_client=...)`` says it for a single one.
+    max_children:
+        How many processes of the template may live at once, those that its children have started among them: a
+        ``start()`` beyond waits until another process has ended. The default is no limit.
 
     Raises `ValueError` where fastfork is not supported and for values that are not known, `TypeError` for a preload
-    that is not a list of module names.
+    that is not a list of module names and for a number that is none.
 
     """
     _contexts[None]._check_available()
     if nested not in (None, "share", "own"):
         raise ValueError(f"nested must be 'share' or 'own', not {nested!r}")
+    if max_children is not None and not 1 <= operator.index(max_children) < 2**32:
+        raise ValueError(f"max_children must be positive, not {max_children!r}")
     made = _contexts.get(template)
     if made is None:
         made = _contexts[template] = FastForkContext(template)
     server = _server(template)
-    if preload is not None or on_error is not None:
-        names = server._preload_modules if preload is None else preload
-        server.set_forkserver_preload(names, on_error=on_error or server._preload_on_error)
-    if nested is not None:
-        server.nested = nested
+    server.change_preload(preload, on_error=on_error, timeout=preload_timeout, on_threads=on_threads)
+    options = {"nested": nested, "die_with_client": die_with_client, "max_children": max_children}
+    vars(server).update((name, value) for name, value in options.items() if value is not None)
     return made
 
 

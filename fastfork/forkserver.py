@@ -10,7 +10,6 @@ import contextlib
 import errno
 import functools
 import os
-import signal
 import sys
 import threading
 import time
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
     from .client import Child, Connection
     from .launch import LaunchedTemplate
+    from .retirement import Retired
+    from .status import ServerStatus, StatusPage
 
     Answer = TypeVar("Answer")
 
@@ -44,6 +45,18 @@ MAXFDS_TO_SEND = 256
 
 _GRACE = 0.5
 """Seconds that a template which takes no connections has to end by itself."""
+
+_RETRY = 0.005
+"""Seconds after which a template that dropped a connection before it was authenticated is tried again."""
+
+_DROP_DEADLINE = 10.0
+"""Seconds for which a template that drops all connections is tried again."""
+
+_STOP_DEADLINE = 5.0
+"""Seconds that `ForkServer.stop` waits for a template: others may use it on."""
+
+_STATUS_DEADLINE = 5.0
+"""Seconds that a server may take to hand out its status page."""
 
 _ATTEMPTS = 3
 """Templates that a request is sent to, one after another, while they die before they have it."""
@@ -87,13 +100,26 @@ class ForkServer:
         self._lock = threading.RLock()
         self._preload_modules: list[str] = ["__main__"]
         self._preload_on_error = "ignore"
+        self._preload_timeout: float | None = None
+        self._preload_on_threads = "warn"
+        self.max_children = 0
+        self.die_with_client = False
         self._launched: LaunchedTemplate | None = None
         self._connection: Connection | None = None
+        self._retired: list[Retired] = []
+        self._page: StatusPage | None = None
         self._knows_forks = False
 
     # ---- the standard library's interface ----
 
-    def set_forkserver_preload(self, modules_names: list[str], *, on_error: str = "ignore") -> None:
+    def set_forkserver_preload(
+        self,
+        modules_names: list[str],
+        *,
+        on_error: str = "ignore",
+        timeout: float | None = None,
+        on_threads: str = "warn",
+    ) -> None:
         """Set the modules that the template imports before it serves.
 
         Parameters
@@ -104,16 +130,41 @@ class ForkServer:
         on_error:
             What an exception in one of them does: ``"ignore"`` nothing, ``"warn"`` an `ImportWarning` on the
             template's standard error, ``"fail"`` a `PreloadError` in each ``start()``.
+        timeout:
+            Seconds that all of them may take; then each ``start()`` raises a `PreloadError` that tells where they
+            were. None for no limit.
+        on_threads:
+            What threads do that they leave running: ``"warn"`` a `RuntimeWarning` on the template's standard error,
+            ``"refuse"`` a `PreloadError` in each ``start()``, ``"ignore"`` nothing.
 
-        Raises `TypeError` for anything but a list of strings and `ValueError` for another `on_error`.
+        Raises `TypeError` for anything but a list of strings and a number of seconds, `ValueError` for another
+        `on_error` or `on_threads` and for a time that is not positive.
 
         """
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")
         if on_error not in ("ignore", "warn", "fail"):
             raise ValueError(f"on_error must be 'ignore', 'warn', or 'fail', not {on_error!r}")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"the time limit of a preload must be positive, not {timeout!r}")
+        if on_threads not in ("ignore", "warn", "refuse"):
+            raise ValueError(f"on_threads must be 'ignore', 'warn', or 'refuse', not {on_threads!r}")
         self._preload_modules = list(modules_names)
         self._preload_on_error = on_error
+        self._preload_timeout = timeout
+        self._preload_on_threads = on_threads
+
+    def change_preload(self, modules_names: list[str] | None, **options: Any) -> None:
+        """Set some of what `set_forkserver_preload` sets: what is None stays as it is."""
+        current: dict[str, Any] = {
+            "on_error": self._preload_on_error,
+            "timeout": self._preload_timeout,
+            "on_threads": self._preload_on_threads,
+        }
+        current.update((name, value) for name, value in options.items() if value is not None)
+        self.set_forkserver_preload(
+            self._preload_modules if modules_names is None else modules_names, **current
+        )
 
     def get_inherited_fds(self) -> list[int] | None:
         """Return the descriptors that this process got from its parent; None if no template started it."""
@@ -134,17 +185,15 @@ class ForkServer:
         template has another authkey.
 
         """
-        status_r, status_w = os.pipe()
-        data_r, data_w = os.pipe()
-        try:
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as after_all:
+            status_r, status_w = os.pipe()
+            on_failure.callback(os.close, status_r)
+            after_all.callback(os.close, status_w)
+            data_r, data_w = os.pipe()
+            on_failure.callback(os.close, data_w)
+            after_all.callback(os.close, data_r)
             self._start_with_stream(status_w, data_r, fds)
-        except BaseException:
-            os.close(status_r)
-            os.close(data_w)
-            raise
-        finally:
-            os.close(status_w)
-            os.close(data_r)
+            on_failure.pop_all()
         return status_r, data_w
 
     def ensure_running(self) -> None:
@@ -161,7 +210,9 @@ class ForkServer:
 
     # ---- fastfork's own ----
 
-    def start(self, payload: bytes, sentinel: int, fds: Sequence[int]) -> Child:
+    def start(
+        self, payload: bytes, sentinel: int, fds: Sequence[int], *, die_with_client: bool = False
+    ) -> Child:
         """Have a child forked that runs `payload`.
 
         Parameters
@@ -172,30 +223,46 @@ class ForkServer:
             A descriptor that ends when this process does.
         fds:
             Descriptors for the child, at most `MAXFDS_TO_SEND`.
+        die_with_client:
+            Whether the child, and all below it, is to be killed when this process ends.
 
         Raises as `connect_to_new_process`.
 
         """
-        return self._request(fds, lambda to: to.start(payload, self._with_own_fds(sentinel, fds)))
+
+        def send(to: Connection, alive_fd: int) -> Child:
+            return to.start(
+                payload, [sentinel, alive_fd, _tracker_fd(), *fds], die_with_client=die_with_client
+            )
+
+        return self._request(fds, send)
 
     def _start_with_stream(self, status_w: int, data_r: int, fds: Sequence[int]) -> None:
-        self._request(fds, lambda to: to.start_with_stream(status_w, self._with_own_fds(data_r, fds)))
+        def send(to: Connection, alive_fd: int) -> None:
+            own_fds = [data_r, alive_fd, _tracker_fd(), *fds]
+            to.start_with_stream(status_w, own_fds, die_with_client=self.die_with_client)
 
-    def _request(self, fds: Sequence[int], send: Callable[[Connection], Answer]) -> Answer:
+        self._request(fds, send)
+
+    def _request(self, fds: Sequence[int], send: Callable[[Connection, int], Answer]) -> Answer:
         """Send a request to the template, and again to the next one when this one is gone before it has it."""
         from .client import ServerGoneError
 
+        if len(fds) > MAXFDS_TO_SEND:
+            raise ValueError(f"too many fds: {len(fds)}, at most {MAXFDS_TO_SEND} can be passed to a process")
         for _ in range(_ATTEMPTS - 1):
             try:
-                return send(self._connect(fds))
+                return self._request_once(send)
             except ServerGoneError:
                 continue
-        return send(self._connect(fds))
+        return self._request_once(send)
 
-    def _with_own_fds(self, sentinel: int, fds: Sequence[int]) -> list[int]:
-        alive_fd = self._forkserver_alive_fd
-        assert alive_fd is not None
-        return [sentinel, alive_fd, _tracker_fd(), *fds]
+    def _request_once(self, send: Callable[[Connection, int], Answer]) -> Answer:
+        connection, alive_fd = self._connect()
+        try:
+            return send(connection, alive_fd)
+        finally:
+            os.close(alive_fd)
 
     def adopt(self, config: TemplateConfig, alive_fd: int, fds: list[int]) -> None:
         """In a child: know the template that it was forked from, and what came along."""
@@ -204,82 +271,146 @@ class ForkServer:
         self.takes_over = config.takes_over
         self._preload_modules = config.preload
         self._preload_on_error = config.on_error
+        self._preload_timeout = config.preload_timeout
+        self._preload_on_threads = config.on_threads
+        self.max_children = config.max_children
         self._forkserver_alive_fd = alive_fd
         self._inherited_fds = fds
         if config.nested == "share":
             self._forkserver_address = config.address
             self._forkserver_authkey = config.authkey
 
-    def _connect(self, fds: Sequence[int]) -> Connection:
-        """Return a connection to the running template that was made with the authkey as it now is."""
-        if len(fds) > MAXFDS_TO_SEND:
-            raise ValueError(f"too many fds: {len(fds)}, at most {MAXFDS_TO_SEND} can be passed to a process")
+    def _connect(self) -> tuple[Connection, int]:
+        """Return a connection to the running template, made with the authkey as it now is, and its alive descriptor.
+
+        That is a duplicate, the caller's: another thread may let go of the template at any time.
+        """
         self._watch_forks()
         with self._lock:
             self.ensure_running()
             connection = self._connection
             if connection is None or connection.authkey != self._forkserver_authkey:
                 connection = self._open_connection()
-            return connection
+            assert self._forkserver_alive_fd is not None
+            return connection, os.dup(self._forkserver_alive_fd)
 
-    def _open_connection(self) -> Connection:
+    def _open_connection(self, timeout: float | None = None) -> Connection:
+        """Connect to the template, as soon as it serves and for as long as it lives.
+
+        A server that is full drops connections that are not authenticated yet, so that is no sign of its death.
+        """
+        refused_since = dropped_since = None
+        while True:
+            try:
+                self._connection = self._new_connection(timeout)
+                return self._connection
+            except (ConnectionRefusedError, FileNotFoundError):
+                refused_since = refused_since or time.monotonic()
+                self._check_template(refused_since)
+            except (ConnectionError, EOFError) as error:
+                dropped_since = dropped_since or time.monotonic()
+                self._check_template(None)
+                if time.monotonic() - dropped_since > _DROP_DEADLINE:
+                    message = "the fork server drops every connection: it is full, or it serves another user"
+                    raise ConnectionAbortedError(errno.ECONNABORTED, message) from error
+            time.sleep(_RETRY)
+
+    def _new_connection(self, timeout: float | None) -> Connection:
         from .client import Connection
 
-        address, authkey = self._forkserver_address, self._forkserver_authkey
-        assert address is not None
-        assert authkey is not None
-        try:
-            self._connection = Connection(address, authkey)
-        except (ConnectionError, FileNotFoundError, EOFError) as error:
-            self._raise_preload_error()
-            if self._launched is None:
-                raise
-            raise self._server_gone() from error
-        return self._connection
+        assert self._forkserver_address is not None
+        assert self._forkserver_authkey is not None
+        return Connection(self._forkserver_address, self._forkserver_authkey, self._keep_waiting, timeout)
 
-    def _server_gone(self) -> OSError:
-        """Let go of a template of this process's own that takes no connections: the error that says so."""
+    def _keep_waiting(self) -> None:
+        """Raise `ConnectionResetError` if the template is dead, by the time limit of its preload or otherwise."""
+        launched = self._launched
+        if launched is None:
+            return
+        launched.keep_limit()
+        if launched.process.has_ended():
+            raise ConnectionResetError(errno.ECONNRESET, "the fork server died")
+
+    def _check_template(self, refused_since: float | None) -> None:
+        """Raise what a connection has failed of, unless it is worth while to try again."""
         from .client import ServerGoneError
 
-        assert self._forkserver_pid is not None
-        code = _reap(self._forkserver_pid)
-        self._forget()
-        return ServerGoneError(errno.ECONNRESET, f"the fork server died before it served (exit code {code})")
-
-    def _raise_preload_error(self) -> None:
-        """Raise `PreloadError` if a failed preload made the template leave; the next start launches another one."""
-        error = None if self._launched is None else self._launched.preload_error()
+        launched = self._launched
+        if launched is None:
+            if refused_since is not None:
+                raise ServerGoneError(errno.ECONNREFUSED, "the fork server is gone")
+            return
+        error = launched.preload_error()
         if error is not None:
-            self._stop()
+            self._end_unserved(launched)
             raise error
+        if launched.process.has_ended():
+            raise self._death_of(launched)
+        if refused_since is not None and time.monotonic() - refused_since > _GRACE:
+            raise self._unreachable(launched)
+
+    def _end_unserved(self, launched: LaunchedTemplate) -> None:
+        """Let go of a template that has given up before it served, or never will."""
+        if not launched.process.wait(_GRACE):
+            launched.process.kill()
+            launched.process.wait(None)
+        self._forget()
+
+    def _death_of(self, launched: LaunchedTemplate) -> OSError:
+        """Let go of a template that has died before it took a connection: the error that says so."""
+        from .client import ServerGoneError
+
+        module = launched.module_being_preloaded()
+        last = "" if module is None else f"; the last module that it began to preload was {module!r}"
+        self._forget()
+        code = launched.process.exit_code
+        return ServerGoneError(
+            errno.ECONNRESET, f"the fork server died before it served (exit code {code}{last})"
+        )
+
+    def _unreachable(self, launched: LaunchedTemplate) -> OSError:
+        """Let go of a template that lives and whose socket is gone: the error that says so."""
+        from .client import ServerGoneError
+
+        if launched.is_ready():
+            self._retire()  # it may have children
+        else:
+            self._end_unserved(launched)
+        return ServerGoneError(errno.ECONNREFUSED, "the fork server's socket is gone")
 
     def _is_running(self) -> bool:
         if self._forkserver_address is None:
             return False
         if self._connection is not None and self._connection.is_usable():
             return True
-        pid = self._forkserver_pid
-        if pid is not None and not _is_live_child(pid):
-            return False
-        if pid is not None and self._connection is None:
-            return True  # it may still be preloading: connecting would wait for that
+        if self._launched is not None:
+            if self._launched.process.has_ended():
+                return False
+            if self._connection is None:
+                return True  # it may still be preloading: connecting would wait for that
         return self._can_reconnect()
 
     def _can_reconnect(self) -> bool:
+        from .client import ServerGoneError
+
         try:
             self._open_connection()
-        except (ConnectionError, FileNotFoundError, EOFError):
+        except ServerGoneError:
             return False
         return True
 
     def _launch(self) -> None:
         from .launch import launch
+        from .retirement import Retired
 
         self._watch_forks()
         data = preparation_data("ignore")
         config = TemplateConfig(
             preload=self._preload_modules,
             on_error=self._preload_on_error,
+            preload_timeout=self._preload_timeout,
+            on_threads=self._preload_on_threads,
+            max_children=self.max_children,
             name=self.name,
             nested=self.nested,
             takes_over=_forkserver.takes_over,
@@ -289,77 +420,157 @@ class ForkServer:
             sys_argv=data["sys_argv"],
             modules=[name for name in _SHARED_MODULES if name in sys.modules],
         )
-        self._launched = launch(config)
-        self._forkserver_pid = self._launched.pid
-        self._forkserver_alive_fd = self._launched.alive_fd
+        launched = launch(config)
+        if self._forkserver_address is not None:  # a signal handler has launched one meanwhile
+            launched.close()
+            self._retired.append(Retired(launched, None))
+            return
+        self._launched = launched
+        self._forkserver_pid = launched.pid
+        self._forkserver_alive_fd = launched.alive_fd
         self._forkserver_authkey = config.authkey
         self._forkserver_address = config.address  # last: another thread's os.fork() may come in between
 
     def _forget(self) -> None:
-        """Let go of a template that has died or was left; what it still said about children is kept."""
+        """Let go of a template that has died; what it still said about children is kept."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drain()
         if self._launched is not None:
             self._launched.remove_address()
+        self._let_go()
+
+    def _retire(self) -> Retired:
+        """Let go of a template that lives: it leaves with the last child."""
+        from .retirement import Retired
+
+        connection, self._connection = self._connection, None
+        launched = self._launched
+        self._let_go()
+        retired = Retired(launched, connection)
+        self._retired.append(retired)
+        return retired
+
+    def _let_go(self) -> None:
+        if self._launched is not None:
             self._launched.close()
         elif self._forkserver_alive_fd is not None:
             os.close(self._forkserver_alive_fd)
         self._launched = None
+        self._page = None
         self._forkserver_address = None
         self._forkserver_authkey = None
         self._forkserver_alive_fd = None
         self._forkserver_pid = None
 
+    def _reap_retired(self) -> None:
+        self._retired = [retired for retired in self._retired if not retired.is_over()]
+
+    def stop(self) -> None:
+        """Start no more processes from the template; see `fastfork.stop`."""
+        self._end_preload()
+        with self._lock:
+            self._reap_retired()
+            if self._forkserver_address is None:
+                return
+            is_in_use = self._connection is not None and self._connection.has_live_children()
+            retired = self._retire()
+        if not is_in_use:
+            retired.await_end(_STOP_DEADLINE)
+        with self._lock:
+            self._reap_retired()
+
+    def _end_preload(self) -> None:
+        """End a template that does not serve yet, so that nobody has to wait for it."""
+        launched = self._launched
+        if launched is not None and not launched.is_ready():
+            launched.process.kill()
+
+    def status(self) -> ServerStatus:
+        """Return what the template's server tells of itself; see `fastfork.server_status`."""
+        from .client import ServerGoneError
+        from .status import status_without_server
+
+        launched = self._launched
+        if self._forkserver_address is None or (launched is not None and launched.process.has_ended()):
+            return status_without_server("stopped")
+        if launched is not None and not launched.is_ready():
+            return status_without_server("preloading", launched.pid)
+        try:
+            return self._known_page(launched is not None).read()
+        except ServerGoneError:
+            return status_without_server("stopped")
+
+    def _known_page(self, is_own: bool) -> StatusPage:
+        page, connection = self._page, self._connection
+        is_alive = is_own or (connection is not None and connection.is_usable())
+        return page if page is not None and is_alive else self._ask_for_page()
+
+    def _ask_for_page(self) -> StatusPage:
+        from .status import StatusPage
+
+        if not self._lock.acquire(timeout=_STATUS_DEADLINE):
+            raise TimeoutError(
+                errno.ETIMEDOUT, "another thread waits for the fork server to take a connection"
+            )
+        try:
+            connection = self._connection
+            if connection is None or not connection.is_usable():
+                connection = self._open_connection(_STATUS_DEADLINE)
+            fd = connection.status_page(_STATUS_DEADLINE)
+            if fd is None:
+                fd = self._page_by_another_connection()
+            self._page = StatusPage(fd)
+            return self._page
+        finally:
+            self._lock.release()
+
+    def _page_by_another_connection(self) -> int:
+        """Ask for the status page where other threads wait for the answer to a start."""
+        connection = self._new_connection(_STATUS_DEADLINE)
+        try:
+            fd = connection.status_page(_STATUS_DEADLINE)
+        finally:
+            connection.abandon()
+        assert fd is not None
+        return fd
+
     def _stop(self) -> None:
         """Stop the template that this process started, and wait for its end; used by CPython's tests."""
         with self._lock:
+            self._reap_retired()
             launched = self._launched
             if launched is None:
                 return
             launched.close()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(launched.pid, 0)
+            launched.process.wait(None)
             self._forget()
 
     def _watch_forks(self) -> None:
         """Learn of forks of this process from now on. Not from the beginning: the hook would run in all children."""
         if not self._knows_forks:
-            self._knows_forks = True
             os.register_at_fork(after_in_child=functools.partial(_reset, weakref.ref(self)))
+            self._knows_forks = True
 
     def after_fork_in_child(self) -> None:
         """Become usable after a raw ``os.fork()``: the connection and the template's death are the parent's."""
         self._lock = threading.RLock()
         self._forkserver_pid = None
-        self._launched = None
+        launched, self._launched = self._launched, None
+        if launched is not None:
+            launched.abandon()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
+        retired, self._retired = self._retired, []
+        for template in retired:
+            template.abandon()
 
 
 def _reset(reference: weakref.ref[ForkServer]) -> None:
     server = reference()
     if server is not None:
         server.after_fork_in_child()
-
-
-def _reap(pid: int) -> int | None:
-    """Reap a child of this process that is about to end, and end it if it is not so after `_GRACE` seconds.
-
-    Returns its exit code, None if somebody else has reaped it.
-    """
-    deadline = time.monotonic() + _GRACE
-    try:
-        while time.monotonic() < deadline:
-            reaped, status = os.waitpid(pid, os.WNOHANG)
-            if reaped:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.005)
-        os.kill(pid, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    except ChildProcessError:
-        return None
 
 
 def _tracker_fd() -> int:
@@ -374,14 +585,6 @@ def _tracker_fd() -> int:
         tracker.ensure_running()
     fd: int = tracker._fd
     return fd
-
-
-def _is_live_child(pid: int) -> bool:
-    """Whether a child of this process lives; reaps it if not."""
-    try:
-        return os.waitpid(pid, os.WNOHANG) == (0, 0)
-    except ChildProcessError:
-        return False  # somebody else has reaped it
 
 
 _forkserver = ForkServer()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import shutil
 import socket
 import tempfile
+import time
 from multiprocessing import spawn, util
 
+from .child_process import ChildProcess
 from .errors import PreloadError
+from .preload import names_to_import
+from .report import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,23 +30,50 @@ AUTHKEY_SIZE = 32
 _MAX_ADDRESS = 100
 """Bytes of a socket's path that every POSIX system takes (Linux: 107)."""
 
+_LIMIT_GRACE = 5.0
+"""Seconds beyond the time limit of its preload that a template has to end by itself, and to say where it was."""
+
 
 class LaunchedTemplate:
     """A template that this process has started.
 
     Attributes
     ----------
+    process:
+        The template's process, a child of this one.
     alive_fd:
         The write end of the pipe whose end tells the template that its last client has gone.
 
     """
 
-    def __init__(self, pid: int, config: TemplateConfig, alive_fd: int, report_fd: int) -> None:
-        self.pid = pid
+    def __init__(self, process: ChildProcess, config: TemplateConfig, alive_fd: int, report_fd: int) -> None:
+        self.process = process
         self.address = config.address
         self.authkey = config.authkey
         self.alive_fd = alive_fd
-        self._report_fd = report_fd
+        self._config = config
+        self._report = Reader(report_fd)
+        self._limit = _deadline(config.preload_timeout)
+        self._is_over_limit = False
+
+    @property
+    def pid(self) -> int:
+        """The template's process id."""
+        return self.process.pid
+
+    def is_ready(self) -> bool:
+        """Whether it serves by now, or is about to."""
+        return self._report.is_ready()
+
+    def keep_limit(self) -> None:
+        """End it if its preload has gone on beyond the time limit: what it left to that end has not helped."""
+        if time.monotonic() >= self._limit and not self.is_ready():
+            self._is_over_limit = not self.process.has_ended()
+            self.process.kill()
+
+    def abandon(self) -> None:
+        """Close what is this process's alone, in the child of a raw ``os.fork()``: the template is its parent's."""
+        self._report.abandon()
 
     def remove_address(self) -> None:
         """Remove the socket of a template that has died: its own clean-up did not run."""
@@ -49,16 +81,38 @@ class LaunchedTemplate:
 
     def close(self) -> None:
         """Close the descriptors: the template then leaves, once no other client holds them."""
-        for fd in (self.alive_fd, self._report_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.alive_fd = self._report_fd = -1
+        self._report.close()
+        alive_fd, self.alive_fd = self.alive_fd, -1
+        if alive_fd >= 0:
+            os.close(alive_fd)
 
     def preload_error(self) -> PreloadError | None:
-        """Return what made the template leave before it served; None if that was no preload. It is told once."""
-        with open(self._report_fd, "rb", closefd=False) as stream:
-            report = stream.read()
-        return _with_note(PreloadError(*pickle.loads(report))) if report else None
+        """Return what made the template end before it served; None if that was no preload."""
+        failure = self._report.failure()
+        if failure is not None:
+            return _with_note(PreloadError(*failure))
+        if self._is_over_limit or self._report.stacks():
+            return _with_note(self._time_limit_error())
+        return None
+
+    def _time_limit_error(self) -> PreloadError:
+        module = self.module_being_preloaded()
+        what = "its modules" if module is None else repr(module)
+        limit = self._config.preload_timeout
+        reason = (
+            f"the fork server could not preload {what} within the time limit (preload_timeout={limit:g} s)"
+        )
+        stacks = self._report.stacks() or "(its stacks could not be had)\n"
+        return PreloadError(reason, module, stacks)
+
+    def module_being_preloaded(self) -> str | None:
+        """Return the name of the module that the preload has come to; None before the first one or when it serves."""
+        begun = 0 if self.is_ready() else self._report.modules_begun()
+        return names_to_import(self._config)[begun - 1] if begun else None
+
+
+def _deadline(timeout: float | None) -> float:
+    return math.inf if timeout is None else time.monotonic() + timeout + _LIMIT_GRACE
 
 
 def _with_note(error: PreloadError) -> PreloadError:
@@ -74,49 +128,66 @@ def launch(config: TemplateConfig) -> LaunchedTemplate:
     Raises `OSError` when the socket cannot be made or the interpreter not be started.
     """
     config.authkey = os.urandom(AUTHKEY_SIZE)
-    with contextlib.ExitStack() as on_failure:
+    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as of_template:
         listener, config.address = _listen(on_failure)
-        config.listener_fd = listener.fileno()
-        config_r, config_w = _pipe(on_failure)
-        config.alive_fd, alive_w = _pipe(on_failure)
-        report_r, config.report_fd = _pipe(on_failure)
-        pid = _spawn(config_r, [config_r, config.listener_fd, config.alive_fd, config.report_fd])
+        config.listener_fd = of_template.enter_context(listener).fileno()
+        config_r, config_w = _pipe(of_template, on_failure)
+        config.alive_fd, alive_w = _pipe(of_template, on_failure)
+        report_r, config.report_fd = _pipe(on_failure, of_template)
+        description = pickle.dumps(vars(config))
+        process = ChildProcess(
+            _spawn(config_r, [config_r, config.listener_fd, config.alive_fd, config.report_fd])
+        )
+        on_failure.callback(process.wait, None)
+        on_failure.callback(process.kill)
+        _write_all(config_w, description)
+        launched = LaunchedTemplate(process, config, alive_w, report_r)
         on_failure.pop_all()
-    listener.close()
-    for fd in (config_r, config.alive_fd, config.report_fd):
-        os.close(fd)
-    with open(config_w, "wb") as stream, contextlib.suppress(BrokenPipeError):
-        stream.write(pickle.dumps(vars(config)))
-    return LaunchedTemplate(pid, config, alive_w, report_r)
+    os.close(config_w)
+    return launched
 
 
-def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """Make a pipe, the ends of which are closed with what is given for each."""
     ends = os.pipe()
-    for end in ends:
-        on_failure.callback(os.close, end)
+    for stack, end in zip((reader, writer), ends):
+        stack.callback(os.close, end)
     return ends
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    # A template that has died is found out by whoever connects to it.
+    with contextlib.suppress(BrokenPipeError), open(fd, "wb", closefd=False) as stream:
+        stream.write(content)
 
 
 def _listen(on_failure: contextlib.ExitStack) -> tuple[socket.socket, str]:
     """Return a listening socket that only this user can reach, and its path."""
-    errors: list[OSError] = []
+    listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    first_error: OSError | None = None
     for base in _base_directories():
         try:
-            directory = tempfile.mkdtemp(prefix="fastfork-", dir=base)
+            address = _listen_below(base, listener)
         except OSError as error:
-            errors.append(error)
+            first_error = first_error or error
             continue
-        on_failure.callback(shutil.rmtree, directory, ignore_errors=True)
-        address = os.path.join(directory, "s")
-        listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        on_failure.callback(shutil.rmtree, os.path.dirname(address), ignore_errors=True)
+        return listener, address
+    message = "no writable directory with a path short enough for a socket; set TMPDIR to one"
+    raise OSError(first_error and first_error.errno, message) from first_error
+
+
+def _listen_below(base: str, listener: socket.socket) -> str:
+    directory = tempfile.mkdtemp(prefix="fastfork-", dir=base)
+    address = os.path.join(directory, "s")
+    try:
         listener.bind(address)
         os.chmod(address, 0o600)
         listener.listen(socket.SOMAXCONN)
-        return listener, address
-    raise OSError(
-        errors[0].errno if errors else None,
-        "no writable directory with a path short enough for a socket; set TMPDIR to one",
-    )
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return address
 
 
 def _base_directories() -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from multiprocessing import popen_fork, reduction, util
+from multiprocessing import popen_fork, process, reduction, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
 from . import forkserver
@@ -13,6 +13,7 @@ from .preparation import preparation_data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.process import BaseProcess
     from typing import Any
 
@@ -58,14 +59,39 @@ class Popen(popen_fork.Popen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj: Any) -> None:
+        if self._dies_with_client(process_obj):
+            process_obj._die_with_client = True  # before it is pickled: then its own children do so too
         payload = self._pickle(process_obj)
         if len(payload) <= MAX_INLINE_PAYLOAD:
-            self._child = self._server.start(payload, _parent_sentinel(), self._fds)
-            self.finalizer = util.Finalize(self, self._child.close)
+            self._start(process_obj, payload, _parent_sentinel())
+            with self._ended_on_failure():
+                self.finalizer = util.Finalize(self, self._child.close)
         else:
-            self._launch_through_pipe(payload)
+            self._launch_through_pipe(process_obj, payload)
         self.pid = self._child.pid
         self.sentinel = self._child.sentinel
+
+    def _start(self, process_obj: Any, payload: bytes, sentinel: int) -> None:
+        die_with_client = self._dies_with_client(process_obj)
+        self._child = self._server.start(payload, sentinel, self._fds, die_with_client=die_with_client)
+
+    def _dies_with_client(self, process_obj: Any) -> bool:
+        """Whether a process dies with this one: as was said for it or for its context, or as this one does itself."""
+        chosen = getattr(process_obj, "_die_with_client", None)
+        if chosen is not None:
+            return bool(chosen)
+        return self._server.die_with_client or bool(
+            getattr(process.current_process(), "_die_with_client", False)
+        )
+
+    @contextlib.contextmanager
+    def _ended_on_failure(self) -> Iterator[None]:
+        """End the child when its start comes to nothing after all: the program does not know of it."""
+        try:
+            yield
+        except BaseException:
+            self._child.kill()
+            raise
 
     def _pickle(self, process_obj: Any) -> bytes:
         data = preparation_data(process_obj._name)
@@ -79,20 +105,20 @@ class Popen(popen_fork.Popen):
             set_spawning_popen(outer)
         return buffer.getvalue()
 
-    def _launch_through_pipe(self, payload: bytes) -> None:
+    def _launch_through_pipe(self, process_obj: Any, payload: bytes) -> None:
         data_r, data_w = os.pipe()
         try:
-            self._child = self._server.start(b"", data_r, self._fds)
+            try:
+                self._start(process_obj, b"", data_r)
+            finally:
+                os.close(data_r)
+            with self._ended_on_failure():
+                _write_payload(data_w, payload)
+                # The write end stays open: its end is how the child learns that its parent has gone.
+                self.finalizer = util.Finalize(self, _close_both, (self._child, data_w))
         except BaseException:
             os.close(data_w)
             raise
-        finally:
-            os.close(data_r)
-        # The write end stays open after the data: its end is how the child learns that its parent has gone.
-        self.finalizer = util.Finalize(self, _close_both, (self._child, data_w))
-        # A child that could not load what it has read so far has ended: its exit code and standard error say so.
-        with contextlib.suppress(BrokenPipeError), open(data_w, "wb", closefd=False) as stream:
-            stream.write(payload)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Return the exit code, or None while the child lives; wait for it unless `flag` is ``os.WNOHANG``."""
@@ -105,6 +131,16 @@ class Popen(popen_fork.Popen):
             if self.returncode is not None:
                 self._arguments = None
         return self.returncode
+
+    def _send_signal(self, sig: int) -> None:
+        if self.returncode is None:
+            self._child.send_signal(sig)
+
+
+def _write_payload(fd: int, payload: bytes) -> None:
+    # A child that could not load what it has read so far has ended: its exit code and standard error say so.
+    with contextlib.suppress(BrokenPipeError), open(fd, "wb", closefd=False) as stream:
+        stream.write(payload)
 
 
 def _close_both(child: Child, data_w: int) -> None:

@@ -1,8 +1,12 @@
-"""What a template imports before it serves, and what happens to an exception there."""
+"""What a template imports before it serves, and what happens to an exception there, or to a thread that is left."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import threading
+import time
 import warnings
 from multiprocessing import process, spawn, util
 
@@ -11,36 +15,60 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .config import TemplateConfig
+    from .report import Report
+
+_THREAD_GRACE = 0.05
+"""Seconds that a thread which has been joined may take to leave the kernel's list."""
 
 
 class PreloadFailedError(Exception):
-    """A preload failed and the template was told to fail with it. It carries the exception's traceback."""
+    """A preload failed and the template was told to give up then.
 
-    def __init__(self, module: str, error: BaseException) -> None:
-        import traceback  # large, and rarely needed
+    Attributes
+    ----------
+    reason, module, traceback:
+        Those of `fastfork.PreloadError`.
 
-        super().__init__(module)
+    """
+
+    def __init__(self, reason: str, module: str | None = None, traceback: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
         self.module = module
-        self.traceback = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        self.traceback = traceback
 
 
-def preload(config: TemplateConfig) -> None:
+def preload(config: TemplateConfig, report: Report) -> None:
     """Import the modules that a template is to have.
 
-    The main module comes first, wherever its name stands. What happens to an exception, of every kind and `SystemExit`
-    among them, is `config.on_error`: ``"ignore"``, ``"warn"`` (an `ImportWarning`) or ``"fail"``
-    (`PreloadFailedError`).
+    What happens to an exception, of every kind and `SystemExit` among them, is `config.on_error`: ``"ignore"``,
+    ``"warn"`` (an `ImportWarning`) or ``"fail"`` (`PreloadFailedError`). What happens to threads that are left running
+    is `config.on_threads`: ``"ignore"``, ``"warn"`` (a `RuntimeWarning`) or ``"refuse"`` (`PreloadFailedError`). When
+    `config.preload_timeout` seconds are over, the process ends.
     """
+    limit = _TimeLimit(config.preload_timeout, report.fd)
+    for name in names_to_import(config):
+        report.begin_module()
+        limit.arm()
+        _attempt(name, _importer(name, config), config.on_error)
+    flush_standard_streams()  # children would inherit what is still buffered, and print it again (gh-135335)
+    limit.cancel()
+    if config.on_threads != "ignore":
+        _judge_threads(config.on_threads)
+
+
+def flush_standard_streams() -> None:
+    """Flush standard output and error; they may be closed, full, or pipes that nobody reads."""
+    with contextlib.suppress(OSError):
+        util._flush_std_streams()  # type: ignore[attr-defined]
+
+
+def names_to_import(config: TemplateConfig) -> list[str]:
+    """Return what is imported, in this order: the main module, or what it imports, comes first."""
     names = [name for name in config.preload if name != "__main__"]
     if "__main__" in config.preload:
-        if _is_importable(config.main):
-            _attempt("__main__", functools.partial(_import_main, config.main), config.on_error)
-        else:
-            names[:0] = config.main_imports
-    for name in names:
-        _attempt(name, functools.partial(__import__, name), config.on_error)
-    # Children would inherit what is still buffered, and print it again (gh-135335).
-    util._flush_std_streams()  # type: ignore[attr-defined]
+        names[:0] = ["__main__"] if _is_importable(config.main) else config.main_imports
+    return names
 
 
 def _is_importable(main: dict[str, str]) -> bool:
@@ -49,15 +77,10 @@ def _is_importable(main: dict[str, str]) -> bool:
     return name is None or not (name == "__main__" or name.endswith(".__main__"))
 
 
-def _attempt(name: str, action: Callable[[], object], on_error: str) -> None:
-    try:
-        action()
-    except BaseException as error:
-        if on_error == "fail":
-            raise PreloadFailedError(name, error) from error
-        if on_error == "warn":
-            message = f"Failed to preload {name!r}: {type(error).__name__}: {error}"
-            warnings.warn(message, ImportWarning, stacklevel=2)
+def _importer(name: str, config: TemplateConfig) -> Callable[[], object]:
+    if name == "__main__":
+        return functools.partial(_import_main, config.main)
+    return functools.partial(__import__, name)
 
 
 def _import_main(main: dict[str, str]) -> None:
@@ -71,3 +94,108 @@ def _import_main(main: dict[str, str]) -> None:
             spawn.import_main_path(main["init_main_from_path"])
     finally:
         del current._inheriting  # type: ignore[attr-defined]
+
+
+def _attempt(name: str, action: Callable[[], object], on_error: str) -> None:
+    try:
+        action()
+    except BaseException as error:
+        if on_error == "fail":
+            reason = f"the fork server could not preload {name!r} (on_error='fail')"
+            raise PreloadFailedError(reason, name, _traceback(error)) from error
+        if on_error == "warn":
+            _warn(f"Failed to preload {name!r}: {_summary(error)}", ImportWarning, name)
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback  # large, and rarely needed
+
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+def _summary(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # its own __str__ raises
+        return type(error).__name__
+
+
+def _warn(message: str, category: type[Warning], module: str | None = None) -> None:
+    """Warn; where warnings are errors, this one is an error of the preload."""
+    try:
+        warnings.warn(message, category, stacklevel=3)
+    except Warning as warning:
+        raise PreloadFailedError(f"{message} (and warnings are errors)", module) from warning
+
+
+class _TimeLimit:
+    """Ends this process after some seconds (None: never), and tells where its threads were.
+
+    faulthandler's thread needs neither the GIL nor memory, so it ends code of C too. A module that uses faulthandler
+    itself can stop it: hence it begins anew with each module, and the client looks at the clock as well.
+    """
+
+    def __init__(self, seconds: float | None, fd: int) -> None:
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._fd = fd
+
+    def arm(self) -> None:
+        if self._deadline is not None:
+            import faulthandler
+
+            remaining = max(self._deadline - time.monotonic(), 0.001)
+            faulthandler.dump_traceback_later(remaining, exit=True, file=self._fd)
+
+    def cancel(self) -> None:
+        if self._deadline is not None:
+            import faulthandler
+
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _judge_threads(on_threads: str) -> None:
+    names = _threads_left()
+    if not names:
+        return
+    left = ", ".join(names)
+    if on_threads == "refuse":
+        raise PreloadFailedError(
+            f"preloading left threads running in the fork server (on_threads='refuse'): {left}"
+        )
+    _warn(
+        f"preloading left threads running in the fork server: {left}. No process has them, and a lock that one of "
+        "them holds as a process starts stays locked there",
+        RuntimeWarning,
+    )
+
+
+def _threads_left() -> list[str]:
+    """Return the names of all threads but this one, those that Python does not know included."""
+    deadline = time.monotonic() + _THREAD_GRACE
+    names = _thread_names()
+    while names and time.monotonic() < deadline:
+        time.sleep(0.002)
+        names = _thread_names()
+    return names
+
+
+def _thread_names() -> list[str]:
+    of_python = {thread.native_id: repr(thread.name) for thread in threading.enumerate()}
+    others = {
+        tid: f"{name!r} (not of Python)" for tid, name in _kernel_threads().items() if tid not in of_python
+    }
+    del of_python[threading.get_native_id()]
+    return [*of_python.values(), *others.values()]
+
+
+def _kernel_threads() -> dict[int, str]:
+    """Return the threads of this process as Linux knows them; none where there is no /proc."""
+    names = {}
+    with contextlib.suppress(OSError):
+        for tid in os.listdir("/proc/self/task"):
+            with (
+                contextlib.suppress(OSError),
+                open(f"/proc/self/task/{tid}/comm", errors="replace") as stream,
+            ):
+                names[int(tid)] = stream.read().rstrip("\n")
+    return names if threading.get_native_id() in names else {}

@@ -6,6 +6,7 @@ a fork of the process that wants one.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -15,79 +16,96 @@ from multiprocessing import util
 from . import _native, child
 from .config import TemplateConfig
 from .installation import take_over
-from .preload import PreloadFailedError, preload
+from .preload import PreloadFailedError, flush_standard_streams, preload
+from .report import Report
 from .warmup import warm_up
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
-
-_MAX_TRACEBACK = 30_000
-"""Characters of a traceback that are reported: what a pipe takes without a reader."""
 
 
 def main(config_fd: int) -> NoReturn:
     """Run a template as the launching client has described it on `config_fd`. Ends the process."""
     code = 1
+    own_pid = os.getpid()
     with open(config_fd, "rb") as stream:
         config = TemplateConfig(**pickle.load(stream))
+    report = Report(config.report_fd)
     try:
-        if _set_up(config):
-            run_server(config)
+        if _set_up(config, report):
+            run_server(config, report)
             code = 0
     except Exception:
         sys.excepthook(*sys.exc_info())
     finally:
-        _remove_address(config.address)
-        # An immortal heap is not for the interpreter to take apart.
-        util._flush_std_streams()  # type: ignore[attr-defined]
-        os._exit(code)
+        if os.getpid() == own_pid:  # ^C may come in a child before it has begun
+            _remove_address(config.address)
+        flush_standard_streams()
+        os._exit(code)  # an immortal heap is not for the interpreter to take apart
 
 
 def _remove_address(address: str) -> None:
-    try:
+    with contextlib.suppress(OSError):  # its client was quicker, or it cannot be removed any more
         os.unlink(address)
         os.rmdir(os.path.dirname(address))
-    except FileNotFoundError:
-        pass  # its client was quicker
 
 
-def _set_up(config: TemplateConfig) -> bool:
+def _set_up(config: TemplateConfig, report: Report) -> bool:
     """Become what the client has described: whether that went well."""
+    # A subprocess of a preloaded module that had them would pass for a template.
+    for fd in (config.listener_fd, config.alive_fd):
+        os.set_inheritable(fd, False)
     sys.path[:] = config.sys_path
     sys.argv[:] = config.sys_argv
-    gc.disable()
     take_over(config.takes_over)
-    for name in config.modules:
-        __import__(name)
-    if not _preload_and_report(config):
-        return False
+    with _without_collections():
+        for name in config.modules:
+            __import__(name)
+        if not _preload_and_report(config, report):
+            return False
     util._close_stdin()  # type: ignore[attr-defined]
     return True
 
 
-def _preload_and_report(config: TemplateConfig) -> bool:
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Have no automatic collection. Whether the collector is on is left alone: that is for the modules to say."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        yield
+    finally:
+        if gc.get_threshold()[0] == 0:
+            gc.set_threshold(*thresholds)
+
+
+def _preload_and_report(config: TemplateConfig, report: Report) -> bool:
     """Preload; what fails is told to the client that waits, and to standard error."""
-    with os.fdopen(config.report_fd, "wb") as report:
-        try:
-            preload(config)
-        except PreloadFailedError as error:
-            sys.stderr.write(error.traceback)
-            sys.stderr.flush()
-            pickle.dump((error.module, error.traceback[-_MAX_TRACEBACK:]), report)
-            return False
+    try:
+        preload(config, report)
+    except PreloadFailedError as error:
+        report.fail(error.reason, error.module, error.traceback)
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed
+            sys.stderr.write(error.traceback or f"{error.reason}\n")
+        return False
     return True
 
 
-def run_server(config: TemplateConfig) -> None:
+def run_server(config: TemplateConfig, report: Report) -> None:
     """Serve requests until the last client has gone. Children do not return from here.
 
     Raises `OSError` when the server cannot be set up.
     """
-    server = _native.Server(config.listener_fd, config.alive_fd, config.authkey)
+    server = _native.Server(config.listener_fd, config.alive_fd, config.authkey, config.max_children)
+    has_collector = gc.isenabled()
+    gc.disable()
     warm_up(child.run_payload)
+    report.be_ready()
     request = server.serve()
     if request is not None:
-        gc.enable()
+        if has_collector:
+            gc.enable()
         child.run(request, config)
     server.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import socket
 from multiprocessing.forkserver import read_signed
 from typing import NamedTuple
 
 from fastfork import forkserver
+from fastfork.auth import authenticate
 
 
 class Job:
@@ -47,3 +50,14 @@ def start(action, *arguments, fds=()):
 def run(action, *arguments, fds=()):
     """Run a child to its end; return its exit code."""
     return start(action, *arguments, fds=fds).exit_code()
+
+
+def send_garbage(template):
+    """Connect to a template, authenticate, and send what is no frame; return once it has closed the connection."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(template._forkserver_address)
+        authenticate(sock, template._forkserver_authkey)
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(1000):
+                pass

@@ -296,3 +296,48 @@ def send_descriptor_counts(connection, context, depth):
 
 def send_standard_input(connection):
     connection.send(sys.stdin.read() + os.read(0, 10).decode())
+
+
+def start_when_told(connection, context):
+    """Wait for a word, start a process and report its parent and its exit code."""
+    connection.recv()
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=send_parent_and_leave, args=(sender, 9))
+    child.start()
+    parent = receiver.recv()
+    child.join()
+    connection.send((parent, child.exitcode))
+
+
+def send_parent_and_leave(connection, code):
+    connection.send(os.getppid())
+    sys.exit(code)
+
+
+def send_parents_around_stop(connection, context):
+    """Report the parents of two processes, one before and one after this process lets go of its template."""
+    parents = []
+    for _ in range(2):
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=send_parent_and_leave, args=(sender, 0))
+        child.start()
+        parents.append(receiver.recv())
+        child.join()
+        fastfork.stop()
+    connection.send(parents)
+
+
+def send_status(connection):
+    connection.send(fastfork.server_status())
+
+
+def start_and_stay(connection, context):
+    """Start a process that stays, report its pid, and stay."""
+    child = context.Process(target=wait_for_end_of, args=(connection,))
+    child.start()
+    connection.send(child.pid)
+    child.join()
+
+
+def dies_with_client():
+    return multiprocessing.current_process()._die_with_client

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import re
+import sys
+
 import pytest
 from support import targets
+from support.processes import DEADLINE, children_of
 
 import fastfork
-from fastfork import forkserver
+from fastfork import forkserver, launch
 
 FAILURES = {
     "ImportError": "raise ImportError('no luck')",
@@ -16,20 +22,12 @@ FAILURES = {
     "KeyboardInterrupt": "raise KeyboardInterrupt",
     "SyntaxError": "def 1",
     "Exception": "class Own(Exception): pass\nraise Own('no luck') from OSError('below')",
+    "BaseException": "class Own(BaseException): pass\nraise Own('no luck')",
 }
-
-
-@pytest.fixture
-def module(tmp_path, monkeypatch):
-    """Write the module `preloaded` that children and templates can import."""
-    folder = tmp_path / "modules"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-
-    def write(source):
-        (folder / "preloaded.py").write_text(source + "\n")
-
-    return write
+if sys.version_info >= (3, 11):
+    FAILURES["BaseExceptionGroup"] = (
+        "raise BaseExceptionGroup('no luck', [KeyboardInterrupt(), ValueError()])"
+    )
 
 
 @pytest.fixture
@@ -114,7 +112,7 @@ def test_fail_brings_the_traceback_to_the_caller(capfd, ctx, preload, module, ki
     with pytest.raises(fastfork.PreloadError) as caught:
         ctx.Process(target=targets.nothing).start()
     assert caught.value.module == "preloaded"
-    assert kind in caught.value.traceback or kind == "Exception"
+    assert kind in caught.value.traceback or kind in ("Exception", "BaseException")
     line = 1 + len(FAILURES[kind].splitlines())
     assert f'preloaded.py", line {line}' in caught.value.traceback
     assert caught.value.traceback in str(caught.value)
@@ -185,6 +183,211 @@ def test_the_exit_of_a_template_that_failed_leaves_nothing(capfd, ctx, preload):
     assert "no_such_module_anywhere" in capfd.readouterr().err
 
 
+# ---- exceptions that are hard to tell of ----
+
+
+def test_a_traceback_of_many_bytes_does_not_block_the_template(capfd, ctx, preload, module):
+    module("raise ValueError('\u4e2d' * 100_000 + 'the end')")
+    preload(["preloaded"], on_error="fail")
+    with pytest.raises(fastfork.PreloadError, match="the end"):
+        ctx.Process(target=targets.nothing).start()
+    assert "the end" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("arrange", ["sys.stderr = None", "sys.stderr.close()"])
+def test_a_failure_is_told_where_there_is_no_standard_error(ctx, preload, module, arrange):
+    module(f"import sys; {arrange}; raise ValueError('no luck')")
+    preload(["preloaded"], on_error="fail")
+    with pytest.raises(fastfork.PreloadError, match="no luck"):
+        ctx.Process(target=targets.nothing).start()
+
+
+def test_a_warning_of_an_exception_that_cannot_be_printed(capfd, ask, preload, module):
+    module("class Own(Exception):\n    def __str__(self): raise self\nraise Own")
+    preload(["preloaded"], on_error="warn")
+    assert ask(targets.send_modules, ["preloaded"]) == []
+
+
+def test_a_warning_that_is_an_error_is_told_as_one(programs):
+    programs.write("preloaded.py", "raise ValueError('no luck')")
+    path = programs.write(
+        "program.py",
+        """
+        import fastfork
+
+        if __name__ == "__main__":
+            try:
+                fastfork.get_context(preload=["preloaded"], on_error="warn").Process().start()
+            except fastfork.PreloadError as error:
+                print(error.module, error, sep="; ")
+        """,
+    )
+    outcome = programs.python("-W", "error::ImportWarning", str(path))
+    assert outcome.stdout.startswith("preloaded; Failed to preload 'preloaded': ValueError: no luck")
+
+
+def test_a_preload_error_can_be_pickled():
+    error = fastfork.PreloadError("it could not be", "name", "where it was\n")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.reason, copy.module, copy.traceback) == (
+        "it could not be; in the server:\nwhere it was\n",
+        "it could not be",
+        "name",
+        "where it was\n",
+    )
+
+
+def test_a_module_that_ends_the_template_is_named(ctx, preload, module):
+    module("import os; os._exit(3)")
+    preload(["colorsys", "preloaded"])
+    with pytest.raises(ConnectionError, match=r"exit code 3; the last module .* was 'preloaded'"):
+        ctx.Process(target=targets.nothing).start()
+
+
+# ---- the time limit ----
+
+
+def test_a_preload_that_hangs_is_ended_and_tells_where_it_was(ctx, hanging):
+    forkserver.set_forkserver_preload(["colorsys", "preloaded"], timeout=0.5)
+    before = children_of(os.getpid())
+    process = ctx.Process(target=targets.nothing)
+    with pytest.raises(
+        fastfork.PreloadError, match=r"'preloaded' within the time limit \(preload_timeout=0.5 s\)"
+    ) as caught:
+        process.start()
+    assert caught.value.module == "preloaded"
+    assert 'preloaded.py", line 1' in caught.value.traceback
+    assert children_of(os.getpid()) == before
+
+
+def test_a_preload_in_time_leaves_no_watchdog(ask, preload, module):
+    module("")
+    preload(["preloaded"], timeout=DEADLINE, on_threads="refuse")
+    assert ask(targets.send_modules, ["preloaded"]) == ["preloaded"]
+    assert os.listdir(f"/proc/{forkserver._forkserver._forkserver_pid}/task") == [
+        str(forkserver._forkserver._forkserver_pid)
+    ]
+
+
+def test_the_time_limit_does_not_depend_on_what_is_done_with_exceptions(ctx, hanging):
+    forkserver.set_forkserver_preload(["preloaded"], timeout=0.1, on_error="ignore")
+    for _ in range(2):
+        with pytest.raises(fastfork.PreloadError, match="time limit"):
+            ctx.Process(target=targets.nothing).start()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import faulthandler, time; faulthandler.cancel_dump_traceback_later(); time.sleep(600)",
+        "import faulthandler, time; faulthandler.dump_traceback_later(600); time.sleep(600)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
+    ],
+    ids=["cancels", "takes over", "is stopped"],
+)
+def test_a_preload_that_stops_the_watchdog_is_ended_by_the_client(ctx, preload, module, monkeypatch, source):
+    monkeypatch.setattr(launch, "_LIMIT_GRACE", 0.5)
+    module(source)
+    preload(["colorsys", "preloaded"], timeout=0.1)
+    before = children_of(os.getpid())
+    with pytest.raises(fastfork.PreloadError, match="could not preload 'preloaded' within the time limit"):
+        ctx.Process(target=targets.nothing).start()
+    assert children_of(os.getpid()) == before
+
+
+def test_a_dump_that_crashes_is_told_all_the_same(ctx, preload, module):
+    module(
+        "import faulthandler, os, sys\n"
+        "faulthandler.cancel_dump_traceback_later()\n"
+        "for fd in os.listdir('/proc/self/fd'):\n"
+        "    try: os.write(int(fd), b'Timeout (0:00:00.100000)!\\n') if int(fd) > 2 else None\n"
+        "    except OSError: pass\n"
+        "os.abort()"
+    )
+    preload(["preloaded"], timeout=DEADLINE)
+    with pytest.raises(fastfork.PreloadError, match="within the time limit") as caught:
+        ctx.Process(target=targets.nothing).start()
+    assert caught.value.module == "preloaded"
+
+
+def test_an_hour_is_no_obstacle(ask, preload):
+    preload(["colorsys"], timeout=3600)
+    assert ask(targets.send_modules, ["colorsys"]) == ["colorsys"]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_time_limit_is_positive(preload, timeout):
+    with pytest.raises(ValueError, match="must be positive"):
+        preload([], timeout=timeout)
+
+
+def test_a_time_limit_is_a_number(preload):
+    with pytest.raises(TypeError):
+        preload([], timeout="soon")
+
+
+# ---- threads ----
+
+THREAD = "import threading; threading.Thread(target=threading.Event().wait, name='of the module', daemon=True).start()"
+
+
+def native_thread(name):
+    """Return a module's source that starts a thread that Python knows nothing of."""
+    return (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None)\n"
+        "thread = ctypes.c_ulong()\n"
+        "seconds = ctypes.c_void_p(600)\n"
+        "libc.pthread_create(ctypes.byref(thread), None, libc.sleep, seconds)\n"
+        f"libc.pthread_setname_np(thread, {name!r})\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [(THREAD, "'of the module'"), (native_thread(b"native"), "'native' (not of Python)")],
+    ids=["Python", "native"],
+)
+class TestThreads:
+    def test_are_warned_of_by_default(self, capfd, ask, preload, module, source, name):
+        module(source)
+        preload(["preloaded"])
+        assert ask(targets.send_modules, ["preloaded"]) == ["preloaded"]
+        error = capfd.readouterr().err
+        assert f"RuntimeWarning: preloading left threads running in the fork server: {name}. " in error
+
+    def test_are_refused_where_asked_for(self, capfd, ctx, preload, module, source, name):
+        module(source)
+        preload(["preloaded"], on_threads="refuse")
+        for _ in range(2):
+            with pytest.raises(
+                fastfork.PreloadError, match=re.escape(f"(on_threads='refuse'): {name}")
+            ) as caught:
+                ctx.Process(target=targets.nothing).start()
+            assert (caught.value.module, caught.value.traceback) == (None, "")
+        assert name in capfd.readouterr().err
+
+    def test_are_ignored_where_asked_for(self, capfd, ask, preload, module, source, name):
+        module(source)
+        preload(["preloaded"], on_threads="ignore")
+        assert ask(targets.send_modules, ["preloaded"]) == ["preloaded"]
+        assert capfd.readouterr().err == ""
+
+
+def test_threads_that_have_ended_are_not_told_of(capfd, ask, preload, module):
+    module(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(8) as pool: list(pool.map(abs, range(100)))"
+    )
+    preload(["preloaded"], on_threads="refuse")
+    assert ask(targets.send_modules, ["preloaded"]) == ["preloaded"]
+
+
+def test_on_threads_takes_no_other_value(preload):
+    with pytest.raises(ValueError, match="on_threads must be 'ignore', 'warn', or 'refuse'"):
+        preload([], on_threads="fail")
+
+
 # ---- what a preloaded module may do ----
 
 
@@ -192,7 +395,7 @@ def test_threads_that_a_preloaded_module_leaves_running_lose_no_exit_code(ctx, p
     module(
         "import threading\nfor _ in range(4): threading.Thread(target=threading.Event().wait, daemon=True).start()"
     )
-    preload(["preloaded"])
+    preload(["preloaded"], on_threads="ignore")
     processes = [ctx.Process(target=targets.leave, args=(code,)) for code in range(30)]
     for process in processes:
         process.start()
