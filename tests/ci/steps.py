@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # As in tests/c/Makefile, less -Wmissing-prototypes: the file that cffi writes has none for its entry point.
 CFLAGS = "-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wswitch-enum -Werror"
 
+C_FOLDERS = ("csrc", "tests/c", "tests/fault", "tests/fuzz")
+
 # The tests have to meet the wheel and not a fastfork folder that happens to lie beside them.
 ASSERT_INSTALLED = """
 import sys, fastfork, fastfork.bench, fastfork._native
@@ -74,6 +76,7 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
     return [
         Step("build", partial(build, place, oldest)),
         Step("c", partial(test_core, place), count=lambda job: counts.from_c_programs(job.output())),
+        Step("fuzz", partial(fuzz_core, place)),
         *(
             Step(f"env-{item.name}", partial(make_environment, place, item), ["build"])
             for item in interpreters
@@ -116,6 +119,11 @@ def test_core(place: Place, job: Job) -> None:
     job.run("make", "--silent", "-C", place.checkout / "tests/c", "check", f"BUILD={place.work / 'c'}")
 
 
+def fuzz_core(place: Place, job: Job) -> None:
+    """Replay what fuzzing has found before, and fuzz the core for some seconds more."""
+    job.run("make", "--silent", "-C", place.checkout / "tests/fuzz", "check", f"BUILD={place.work / 'fuzz'}")
+
+
 def make_environment(place: Place, interpreter: Interpreter, job: Job) -> None:
     """Make the interpreter's virtual environment, or freshen one that an earlier run left."""
     python = place.python(interpreter)
@@ -137,7 +145,7 @@ def install_tools(place: Place, interpreter: Interpreter, job: Job) -> None:
 
 def lint(place: Place, job: Job) -> None:
     """Check the style of Python and C, by the rules in pyproject.toml and .clang-format."""
-    sources = sorted([*place.checkout.glob("csrc/*.[ch]"), *place.checkout.glob("tests/c/*.[ch]")])
+    sources = sorted(path for folder in C_FOLDERS for path in place.checkout.glob(f"{folder}/*.[ch]"))
     job.run(place.tools / "ruff", "check", "--no-cache", cwd=place.checkout)
     job.run(place.tools / "ruff", "format", "--no-cache", "--check", "--diff", cwd=place.checkout)
     job.run(place.tools / "clang-format", "--dry-run", "-Werror", *sources)
