@@ -15,9 +15,12 @@
 #define FF_MAX_FDS 264 /* descriptors in one request: 256 of the caller's and the few that go along */
 #define FF_MAX_FDS_PER_MESSAGE 253 /* SCM_MAX_FD of Linux: what sendmsg() takes at once */
 #define FF_MAX_PAYLOAD 65536       /* bytes of payload in one request; more goes through a pipe */
-#define FF_MAX_CLIENTS 4096 /* connections that one server holds; beyond, clients queue in the backlog */
-#define FF_MAX_AUTHKEY 256  /* bytes */
-#define FF_MAX_ERRNO 135    /* errnos below are counted each, the others as 0 */
+#define FF_MAX_CLIENTS 4096   /* connections that one server holds; beyond, clients queue in the backlog */
+#define FF_MAX_OPEN_FDS 65536 /* descriptors that a server lets itself have, if the hard limit does */
+#define FF_GRACE_MS 250 /* what a client that has not proved itself has before another may need its place */
+#define FF_RETRY_MS 50  /* what a server rests before it asks again for what the system could not give */
+#define FF_MAX_AUTHKEY 256 /* bytes */
+#define FF_MAX_ERRNO 135   /* errnos below are counted each, the others as 0 */
 
 /* What a frame says. FORK and a client's STATUS are requests, the others come from the server. */
 enum ff_frame_type {
@@ -32,7 +35,7 @@ enum ff_frame_type {
 enum ff_fork_flags {
     FF_FORK_PIDFD = 1,           /* send a pidfd with the reply */
     FF_FORK_HELD = 2,            /* the first descriptor is closed by the server once the child is reaped */
-    FF_FORK_STREAM = 4,          /* with HELD: pid and exit code are written to it, each as a native int64 */
+    FF_FORK_STREAM = 4,          /* with HELD, a pipe or socket: pid and exit code go to it, each an int64 */
     FF_FORK_DIE_WITH_CLIENT = 8, /* the child and all below it are killed once its client has gone */
 };
 
@@ -42,7 +45,7 @@ enum ff_refusal {
     FF_REFUSED_TYPE = 3,    /* a frame type or flag that a client may not send */
     FF_REFUSED_PAYLOAD = 4, /* payload over FF_MAX_PAYLOAD */
     FF_REFUSED_FDS = 5,     /* more or fewer descriptors than the header says, or over FF_MAX_FDS */
-    FF_REFUSED_MEMORY = 6,  /* the server has no memory for the request */
+    FF_REFUSED_MEMORY = 6,  /* the server has no memory for the connection: closed without a word */
     FF_REFUSED_KEY = 7,     /* not the authkey: multiprocessing's challenge says so, not a frame */
     FF_REFUSED_USER = 8,    /* another uid: closed without a word */
     FF_REFUSED_CLIENTS = 9, /* not authenticated yet when another client needed its place: closed likewise */

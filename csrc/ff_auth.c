@@ -3,6 +3,7 @@
 
 #include "ff_auth.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 #ifdef __APPLE__
@@ -52,12 +53,32 @@ uint32_t ff_auth_read_prefix(const unsigned char prefix[FF_AUTH_PREFIX_SIZE])
     return (uint32_t)prefix[0] << 24 | (uint32_t)prefix[1] << 16 | (uint32_t)prefix[2] << 8 | prefix[3];
 }
 
+/* Kernels that have no call for it have a device. */
+static int fill_randomly(unsigned char *ret_bytes, size_t size)
+{
+    FF_CLEANUP(ff_close) int fd = -1;
+    ssize_t received;
+
+    if (getentropy(ret_bytes, size) == 0)
+        return 0;
+    if (errno != ENOSYS)
+        return -errno;
+    fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    received = fd < 0 ? -1 : FF_RETRY_EINTR(read(fd, ret_bytes, size));
+    if (received < 0)
+        return -errno;
+    return (size_t)received == size ? 0 : -EIO;
+}
+
 int ff_auth_begin(struct ff_auth *auth, struct ff_auth_message *ret_message)
 {
+    int error;
+
     auth->stage = FF_AUTH_AWAITS_ANSWER;
     memcpy(auth->challenge, digest_name, NAME_SIZE);
-    if (getentropy(auth->challenge + NAME_SIZE, sizeof auth->challenge - NAME_SIZE) < 0)
-        return -errno;
+    error = fill_randomly(auth->challenge + NAME_SIZE, sizeof auth->challenge - NAME_SIZE);
+    if (error < 0)
+        return error;
     message_start(ret_message);
     message_add(ret_message, challenge_tag, TAG_SIZE);
     message_add(ret_message, auth->challenge, sizeof auth->challenge);

@@ -5,6 +5,7 @@
 
 #include <sys/wait.h>
 
+#include "ff_fd.h"
 #include "ff_util.h"
 
 struct ff_child *ff_child_new(struct ff_connection *owner, uint32_t request_id)
@@ -21,7 +22,7 @@ struct ff_child *ff_child_new(struct ff_connection *owner, uint32_t request_id)
 
 void ff_child_free(struct ff_child *child)
 {
-    ff_close(&child->held_fd);
+    ff_fd_drop(&child->held_fd);
     free(child);
 }
 
@@ -30,13 +31,13 @@ static struct ff_child **bucket_of(struct ff_children *children, pid_t pid)
     return &children->buckets[(size_t)pid % FF_CHILD_BUCKETS];
 }
 
-void ff_children_add(struct ff_children *children, struct ff_child *child)
+static struct ff_child **find(struct ff_children *children, pid_t pid)
 {
-    struct ff_child **bucket = bucket_of(children, child->pid);
+    struct ff_child **link = bucket_of(children, pid);
 
-    child->next = *bucket;
-    *bucket = child;
-    children->count++;
+    while (*link != NULL && (*link)->pid != pid)
+        link = &(*link)->next;
+    return *link == NULL ? NULL : link;
 }
 
 static void disown(struct ff_children *children, struct ff_child *child)
@@ -99,19 +100,10 @@ static bool reap_one(struct ff_child *child)
     int status;
     pid_t pid = FF_RETRY_EINTR(waitpid(child->pid, &status, WNOHANG));
 
-    if (pid == 0)
+    if (pid == 0 || (pid < 0 && errno != ECHILD))
         return false;
     child->exit_code = pid < 0 ? FF_EXIT_CODE_LOST : decode_status(status);
     return true;
-}
-
-static struct ff_child **find(struct ff_children *children, pid_t pid)
-{
-    struct ff_child **link = bucket_of(children, pid);
-
-    while (*link != NULL && (*link)->pid != pid)
-        link = &(*link)->next;
-    return *link == NULL ? NULL : link;
 }
 
 /* Move a child from its bucket to the end of the list of dead ones. */
@@ -125,6 +117,29 @@ static struct ff_child **move(struct ff_children *children, struct ff_child **li
     forget_doomed(children, child);
     *tail = child;
     return &child->next;
+}
+
+/* A pid that is given away again is free: whoever had it is dead, and somebody else has reaped it. */
+static void part_from_namesake(struct ff_children *children, pid_t pid)
+{
+    struct ff_child **link = find(children, pid);
+    struct ff_child *others = children->lost;
+
+    if (link == NULL)
+        return;
+    (*link)->exit_code = FF_EXIT_CODE_LOST;
+    *move(children, link, &children->lost) = others;
+    children->is_suspicious = true;
+}
+
+void ff_children_add(struct ff_children *children, struct ff_child *child)
+{
+    struct ff_child **bucket = bucket_of(children, child->pid);
+
+    part_from_namesake(children, child->pid);
+    child->next = *bucket;
+    *bucket = child;
+    children->count++;
 }
 
 static struct ff_child **reap_all(struct ff_children *children, struct ff_child **tail)
@@ -165,11 +180,23 @@ struct ff_child *ff_children_reap(struct ff_children *children)
         struct ff_child **link = find(children, pid);
 
         if (link == NULL || !reap_one(*link)) {
-            reap_all(children, tail);
+            tail = reap_all(children, tail);
             break;
         }
         tail = move(children, link, tail);
     }
+    children->is_suspicious |= dead == NULL && children->count > 0;
+    return dead;
+}
+
+struct ff_child *ff_children_reap_each(struct ff_children *children)
+{
+    struct ff_child *dead = NULL;
+    struct ff_child **tail = reap_all(children, &dead);
+
+    *tail = children->lost;
+    children->lost = NULL;
+    children->is_suspicious = false;
     return dead;
 }
 
@@ -200,6 +227,12 @@ void ff_children_clear(struct ff_children *children)
             children->buckets[i] = child->next;
             ff_child_free(child);
         }
+    }
+    while (children->lost != NULL) {
+        struct ff_child *child = children->lost;
+
+        children->lost = child->next;
+        ff_child_free(child);
     }
     children->count = 0;
     children->doomed = NULL;

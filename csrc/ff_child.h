@@ -32,6 +32,8 @@ struct ff_children {
     struct ff_child *buckets[FF_CHILD_BUCKETS];
     size_t count;
     struct ff_child *doomed;
+    struct ff_child *lost; /* somebody else has reaped them, and their pids are others' now */
+    bool is_suspicious;    /* somebody else may have reaped one: ff_children_reap_each() tells */
 };
 
 /* Allocate a record; it joins the table by ff_children_add(), once it has a pid. NULL without memory. */
@@ -48,6 +50,9 @@ void ff_children_kill_doomed(struct ff_children *children);
 
 /* Reap the dead ones: they leave the table as a list. No other child of the process is touched. */
 struct ff_child *ff_children_reap(struct ff_children *children);
+
+/* The same, but each child is asked for by itself: that finds those that somebody else has reaped. */
+struct ff_child *ff_children_reap_each(struct ff_children *children);
 
 /* Copy the held descriptors to ret_fds, which has room for one for each child: how many there are. */
 size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds);

@@ -19,6 +19,25 @@ static void outbox_put(struct ff_outbox *outbox, const void *bytes, size_t size,
     outbox->fd = fd;
 }
 
+/* Too many descriptors are on their way between processes: a pidfd is not worth a wait, and the page was asked for. */
+static void outbox_drop_fd(struct ff_outbox *outbox)
+{
+    struct ff_frame frame;
+
+    ff_close(&outbox->fd);
+    memcpy(&frame, outbox->bytes, sizeof frame);
+    frame.fd_count = 0;
+    if (frame.type == FF_FRAME_STATUS)
+        frame = ff_frame_make(FF_FRAME_FAILED, frame.id, ETOOMANYREFS);
+    memcpy(outbox->bytes, &frame, sizeof frame);
+}
+
+static void outbox_advance(struct ff_outbox *outbox, size_t size)
+{
+    outbox->sent += size;
+    ff_close(&outbox->fd);
+}
+
 /* Send what is left of the message: 1 when all is out, 0 when the socket is full, or -errno. */
 static int outbox_send(struct ff_outbox *outbox, int sock)
 {
@@ -26,12 +45,14 @@ static int outbox_send(struct ff_outbox *outbox, int sock)
         ssize_t sent = ff_msg_send(sock, outbox->bytes + outbox->sent, outbox->size - outbox->sent,
                                    &outbox->fd, outbox->fd >= 0 ? 1 : 0);
 
-        if (sent == -EAGAIN || sent == -EWOULDBLOCK)
+        if (sent == -ETOOMANYREFS && outbox->fd >= 0)
+            outbox_drop_fd(outbox);
+        else if (sent == -EAGAIN || sent == -EWOULDBLOCK)
             return 0;
-        if (sent < 0)
+        else if (sent < 0)
             return (int)sent;
-        outbox->sent += (size_t)sent;
-        ff_close(&outbox->fd);
+        else
+            outbox_advance(outbox, (size_t)sent);
     }
     return 1;
 }
@@ -41,11 +62,16 @@ static void fail(struct ff_connection *connection)
     connection->state = FF_CONNECTION_GONE;
 }
 
-/* The end, without a word. */
-static void dismiss(struct ff_connection *connection, enum ff_refusal cause)
+void ff_connection_dismiss(struct ff_connection *connection, enum ff_refusal cause)
 {
     ff_status_count_refusal(connection->status, cause);
     fail(connection);
+}
+
+/* The system lacks memory, for a moment as a rule: neither end has done anything wrong. */
+static bool is_shortage(int error)
+{
+    return error == -ENOMEM || error == -ENOBUFS;
 }
 
 /* The cause is the last thing that the client hears. */
@@ -58,12 +84,19 @@ static void refuse(struct ff_connection *connection, enum ff_refusal cause)
                        -1);
 }
 
-static void expect(struct ff_connection *connection, enum ff_connection_state state, size_t size)
+static int expect(struct ff_connection *connection, enum ff_connection_state state, size_t size)
 {
     ff_reader_restart(&connection->reader);
     connection->state = state;
-    if (ff_reader_expect(&connection->reader, size) < 0)
-        refuse(connection, FF_REFUSED_MEMORY);
+    return ff_reader_expect(&connection->reader, size);
+}
+
+/* The rest of a payload that cannot be kept, as much at a time as needs no memory. */
+static void skip(struct ff_connection *connection)
+{
+    size_t size = connection->to_skip < FF_READER_SMALL ? connection->to_skip : FF_READER_SMALL;
+
+    expect(connection, FF_CONNECTION_SKIPPING, size);
 }
 
 int ff_connection_open(int sock, struct ff_status_board *status, struct ff_connection **ret_connection)
@@ -81,6 +114,7 @@ int ff_connection_open(int sock, struct ff_status_board *status, struct ff_conne
     }
     connection->sock = sock;
     connection->status = status;
+    connection->opened = ff_seconds_now();
     ff_reader_init(&connection->reader);
     expect(connection, FF_CONNECTION_AUTH_PREFIX, FF_AUTH_PREFIX_SIZE);
     outbox_put(&connection->outbox, message.bytes, message.size, -1);
@@ -100,17 +134,18 @@ void ff_connection_post_failure(struct ff_connection *connection, int error)
 {
     if (connection->header.type == FF_FRAME_FORK)
         ff_status_count_failure(connection->status, error);
+    ff_reader_drop_fds(&connection->reader);
     ff_connection_post(connection, ff_frame_make(FF_FRAME_FAILED, connection->header.id, error), -1);
 }
 
 void ff_connection_post_exit(struct ff_connection *connection, struct ff_child *child)
 {
-    struct ff_child **link = &connection->dead;
-
-    while (*link != NULL)
-        link = &(*link)->next;
     child->next = NULL;
-    *link = child;
+    if (connection->dead == NULL)
+        connection->dead = child;
+    else
+        connection->last_dead->next = child;
+    connection->last_dead = child;
 }
 
 static void put_exit(struct ff_connection *connection)
@@ -128,7 +163,9 @@ void ff_connection_flush(struct ff_connection *connection)
     while (connection->state != FF_CONNECTION_GONE) {
         int result = outbox_send(&connection->outbox, connection->sock);
 
-        if (result < 0)
+        if (is_shortage(result))
+            connection->stalled = true;
+        else if (result < 0)
             fail(connection);
         if (result <= 0)
             return;
@@ -147,7 +184,7 @@ static void take_auth_prefix(struct ff_connection *connection)
     uint32_t size = ff_auth_read_prefix(connection->reader.bytes);
 
     if (size == 0 || size > FF_AUTH_MAX_MESSAGE)
-        dismiss(connection, FF_REFUSED_KEY);
+        ff_connection_dismiss(connection, FF_REFUSED_KEY);
     else
         expect(connection, FF_CONNECTION_AUTH_MESSAGE, size);
 }
@@ -175,11 +212,24 @@ static void take_header(struct ff_connection *connection)
     int cause;
 
     memcpy(&connection->header, connection->reader.bytes, sizeof connection->header);
+    connection->to_skip = connection->header.payload_size;
     cause = ff_frame_check_request(&connection->header);
     if (cause != 0)
         refuse(connection, (enum ff_refusal)cause);
-    else
-        expect(connection, FF_CONNECTION_PAYLOAD, connection->header.payload_size);
+    else if (expect(connection, FF_CONNECTION_PAYLOAD, connection->header.payload_size) < 0)
+        skip(connection);
+}
+
+/* The request fails when all of it has come; its client's other children are not touched by that. */
+static void take_skipped(struct ff_connection *connection)
+{
+    connection->to_skip -= connection->reader.have;
+    if (connection->to_skip > 0) {
+        skip(connection);
+        return;
+    }
+    ff_connection_post_failure(connection, ENOMEM);
+    ff_connection_next_request(connection);
 }
 
 /* Descriptors that the kernel could not deliver are the server's lack: the request fails, the client stays. */
@@ -198,13 +248,12 @@ static enum ff_connection_event take_payload(struct ff_connection *connection)
 
 static void take_read_error(struct ff_connection *connection, int error)
 {
-    bool speaks_frames =
-        connection->state == FF_CONNECTION_HEADER || connection->state == FF_CONNECTION_PAYLOAD;
-
-    if (error == -E2BIG && speaks_frames)
+    if (is_shortage(error))
+        connection->stalled = true;
+    else if (error == -E2BIG && !ff_connection_is_stranger(connection))
         refuse(connection, FF_REFUSED_FDS);
     else if (error == -E2BIG)
-        dismiss(connection, FF_REFUSED_FDS);
+        ff_connection_dismiss(connection, FF_REFUSED_FDS);
     else
         fail(connection);
 }
@@ -212,7 +261,7 @@ static void take_read_error(struct ff_connection *connection, int error)
 /* Nothing is read while something is still to be sent: a client that does not read cannot make it grow. */
 static bool may_read(const struct ff_connection *connection)
 {
-    return connection->state < FF_CONNECTION_CLOSING && outbox_is_empty(&connection->outbox);
+    return connection->state < FF_CONNECTION_WAITING && outbox_is_empty(&connection->outbox);
 }
 
 enum ff_connection_event ff_connection_read(struct ff_connection *connection, const struct ff_config *config)
@@ -236,6 +285,10 @@ enum ff_connection_event ff_connection_read(struct ff_connection *connection, co
             break;
         case FF_CONNECTION_PAYLOAD:
             return take_payload(connection);
+        case FF_CONNECTION_SKIPPING:
+            take_skipped(connection);
+            break;
+        case FF_CONNECTION_WAITING:
         case FF_CONNECTION_CLOSING:
         case FF_CONNECTION_GONE:
             break;
@@ -244,25 +297,59 @@ enum ff_connection_event ff_connection_read(struct ff_connection *connection, co
     return FF_CONNECTION_IDLE;
 }
 
+void ff_connection_wait(struct ff_connection *connection, uint64_t ticket)
+{
+    connection->state = FF_CONNECTION_WAITING;
+    connection->ticket = ticket;
+}
+
+void ff_connection_hang_up(struct ff_connection *connection)
+{
+    if (connection->state == FF_CONNECTION_WAITING)
+        fail(connection);
+}
+
+bool ff_connection_may_go_on(const struct ff_connection *connection)
+{
+    return connection->state == FF_CONNECTION_WAITING && outbox_is_empty(&connection->outbox);
+}
+
+bool ff_connection_is_stranger(const struct ff_connection *connection)
+{
+    return connection->state < FF_CONNECTION_HEADER;
+}
+
 void ff_connection_next_request(struct ff_connection *connection)
 {
-    ff_reader_drop_fds(&connection->reader);
-    if (connection->state == FF_CONNECTION_PAYLOAD)
-        expect(connection, FF_CONNECTION_HEADER, sizeof(struct ff_frame));
+    if (connection->state < FF_CONNECTION_PAYLOAD || connection->state > FF_CONNECTION_WAITING)
+        return;
+    ff_reader_hand_over_fds(&connection->reader);
+    expect(connection, FF_CONNECTION_HEADER, sizeof(struct ff_frame));
 }
 
 bool ff_connection_is_owed(const struct ff_connection *connection)
 {
-    if (connection->state != FF_CONNECTION_HEADER && connection->state != FF_CONNECTION_PAYLOAD)
+    if (ff_connection_is_stranger(connection) || connection->state >= FF_CONNECTION_CLOSING)
         return false;
-    return connection->child_count > 0 || connection->dead != NULL || !outbox_is_empty(&connection->outbox);
+    return connection->state == FF_CONNECTION_WAITING || connection->child_count > 0 ||
+           connection->dead != NULL || !outbox_is_empty(&connection->outbox);
 }
 
 unsigned ff_connection_interest(const struct ff_connection *connection)
 {
+    if (connection->stalled)
+        return FF_HANGUP;
     if (!outbox_is_empty(&connection->outbox))
         return FF_WRITABLE;
-    return FF_READABLE;
+    return connection->state == FF_CONNECTION_WAITING ? FF_HANGUP : FF_READABLE;
+}
+
+void ff_connection_shut(struct ff_connection *connection)
+{
+    connection->state = FF_CONNECTION_GONE;
+    ff_reader_clear(&connection->reader);
+    ff_close(&connection->outbox.fd);
+    ff_close(&connection->sock);
 }
 
 void ff_connection_free(struct ff_connection *connection)
@@ -273,8 +360,6 @@ void ff_connection_free(struct ff_connection *connection)
         connection->dead = child->next;
         ff_child_free(child);
     }
-    ff_reader_clear(&connection->reader);
-    ff_close(&connection->outbox.fd);
-    ff_close(&connection->sock);
+    ff_connection_shut(connection);
     free(connection);
 }

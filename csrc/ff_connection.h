@@ -1,22 +1,33 @@
 /* ff_connection.h: one client of the server: what it has sent so far and what it is still to be told.
  *
- *              accept                  authenticated             header             payload
- *   (listener) ------> AUTH_PREFIX <-> AUTH_MESSAGE --> HEADER --------> PAYLOAD ----------> (fork)
- *                                                        ^                                     |
- *                                                        +-------------------------------------+
+ *  accept             authenticated             header           whole, and there is room for a child
+ *  -----> AUTH_PREFIX <-> AUTH_MESSAGE ---> HEADER ------> PAYLOAD -------------------------------> (fork)
+ *                                            ^ ^             | |                                       |
+ *                                            | | no memory   | | no room                               |
+ *                                            | +- SKIPPING <-+ +--------> WAITING ---- room ---------->|
+ *                                            |                                                         |
+ *                                            +---------------------------------------------------------+
  *
- *   event                        in every state
- *   -----                        --------------
- *   bytes or descriptors come    gathered by the reader until the state has what it expects
- *   a wrong frame, descriptors   CLOSING: the refusal is sent, nothing more is read
- *   end of stream, socket error  GONE: closed at the end of the batch of events
- *   a child of it has died       its exit is queued and sent as soon as the socket takes it
- *   the socket takes no more     nothing is read until all that is queued has been sent
+ *  event                  AUTH_PREFIX, AUTH_MESSAGE   HEADER, PAYLOAD, SKIPPING   WAITING      CLOSING      GONE
+ *  -----                  -------------------------   -------------------------   -------      -------      ----
+ *  bytes, descriptors     gathered until the state has what it expects            not read     not read     not read
+ *  a wrong message        #FAILURE#, CLOSING          REFUSED, CLOSING            -            -            -
+ *  a wrong length         GONE                        REFUSED, CLOSING            -            -            -
+ *  too many descriptors   GONE                        REFUSED, CLOSING            -            -            -
+ *  end of stream, error   GONE                        GONE                        GONE         GONE         -
+ *  a child has died       -                           its exit is queued, and sent in turn     kept unsent  kept unsent
+ *  the socket is full     nothing is read until all that is queued has been sent               waits        -
+ *  the outbox is empty    goes on                     goes on                     may fork     GONE         -
+ *  no memory in a call    tried again after a while: nothing is lost                                        -
+ *  its place is needed    GONE                        -                           -            -            -
+ *
+ *  CLOSING: the refusal is sent, nothing more is read. GONE: closed at the end of the batch of events.
  */
 #ifndef FF_CONNECTION_H
 #define FF_CONNECTION_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "ff_abi.h"
 #include "ff_auth.h"
@@ -29,7 +40,9 @@ enum ff_connection_state {
     FF_CONNECTION_AUTH_MESSAGE,
     FF_CONNECTION_HEADER,
     FF_CONNECTION_PAYLOAD,
-    FF_CONNECTION_CLOSING, /* as soon as the outbox is empty */
+    FF_CONNECTION_SKIPPING, /* a payload for which there is no memory: read and forgotten */
+    FF_CONNECTION_WAITING,  /* holds a whole request until another child may live */
+    FF_CONNECTION_CLOSING,  /* as soon as the outbox is empty */
     FF_CONNECTION_GONE,
 };
 
@@ -47,11 +60,16 @@ struct ff_connection {
     enum ff_connection_state state;
     struct ff_auth auth;
     struct ff_reader reader;
+    double opened;          /* ff_seconds_now() */
     struct ff_frame header; /* of the request that is being read */
+    size_t to_skip;         /* bytes of a payload that are still to come */
+    uint64_t ticket;        /* the order of those that wait */
     struct ff_outbox outbox;
     size_t child_count;    /* live ones */
     struct ff_child *dead; /* whose exits it has not been told yet, oldest first */
-    unsigned watched;      /* what the loop was asked to watch it for */
+    struct ff_child *last_dead;
+    bool stalled;     /* the system had no memory for a call: to be tried again */
+    unsigned watched; /* what the loop was asked to watch it for */
     struct ff_connection *next;
 };
 
@@ -68,7 +86,23 @@ int ff_connection_open(int sock, struct ff_status_board *status, struct ff_conne
 /* Read and answer what the client has sent, up to one request. */
 enum ff_connection_event ff_connection_read(struct ff_connection *connection, const struct ff_config *config);
 
-/* The request has been dealt with: its descriptors are closed here, the next one may come. */
+/* Keep the request until ff_connection_may_go_on() and there is room for its child. */
+void ff_connection_wait(struct ff_connection *connection, uint64_t ticket);
+
+/* Whether it waits, and its answer could be sent. */
+bool ff_connection_may_go_on(const struct ff_connection *connection);
+
+/* Whether its client has not proved yet that it knows the key. */
+bool ff_connection_is_stranger(const struct ff_connection *connection);
+
+/* Its client has gone. One that does not wait is read, and learns of it there, behind what was sent before. */
+void ff_connection_hang_up(struct ff_connection *connection);
+
+/* The end, without a word. */
+void ff_connection_dismiss(struct ff_connection *connection, enum ff_refusal cause);
+
+/* The request has been dealt with: its descriptors are closed here, the next one may come. Without a request nothing
+ * happens. */
 void ff_connection_next_request(struct ff_connection *connection);
 
 /* Put a frame into the empty outbox, with a descriptor or -1, which is owned from now on. */
@@ -88,6 +122,9 @@ bool ff_connection_is_owed(const struct ff_connection *connection);
 
 /* What the loop should watch the socket for: ff_interest. */
 unsigned ff_connection_interest(const struct ff_connection *connection);
+
+/* Close all that it holds, at once. */
+void ff_connection_shut(struct ff_connection *connection);
 
 void ff_connection_free(struct ff_connection *connection);
 

@@ -4,10 +4,17 @@
 #include "ff_fd.h"
 
 #include <fcntl.h>
+#include <stdint.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "ff_util.h"
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* the server ignores SIGPIPE as well */
+#endif
 
 int ff_fd_set_cloexec(int fd)
 {
@@ -74,6 +81,79 @@ int ff_fd_duplicate(int fd)
     return copy < 0 ? -errno : copy;
 }
 
+static bool is_socket(int fd)
+{
+    int type;
+    socklen_t size = sizeof type;
+
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0;
+}
+
+/* fstat() would tell as well, but may itself wait: for a file system in another process. */
+static bool is_pipe(int fd)
+{
+#ifdef F_GETPIPE_SZ
+    return fcntl(fd, F_GETPIPE_SZ) >= 0 || errno != EBADF;
+#else
+    struct stat status;
+
+    return fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode);
+#endif
+}
+
+bool ff_fd_is_stream(int fd)
+{
+    return is_pipe(fd) || is_socket(fd);
+}
+
+/* Kernels that know no RWF_NOWAIT, or not for pipes, leave the flag of the open file. */
+static ssize_t write_pipe_now(int fd, const void *bytes, size_t size)
+{
+    ssize_t written;
+
+#if defined(SYS_pwritev2) && defined(RWF_NOWAIT)
+    struct iovec part = {(void *)(uintptr_t)bytes, size};
+
+    written = syscall(SYS_pwritev2, fd, &part, 1, -1L, -1L, RWF_NOWAIT);
+    if (written >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL))
+        return written;
+#endif
+    written = ff_fd_set_nonblock(fd);
+    return written < 0 ? written : write(fd, bytes, size);
+}
+
+int ff_fd_write_now(int fd, const void *bytes, size_t size)
+{
+    ssize_t written =
+        is_pipe(fd) ? write_pipe_now(fd, bytes, size) : send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+    if (written < 0)
+        return -errno;
+    return (size_t)written == size ? 0 : -EAGAIN;
+}
+
+/* O_NONBLOCK is no help: only without a linger time does close() of a socket not wait. Zero is a reset, at once. */
+static void stop_lingering(int fd)
+{
+    struct linger linger;
+    socklen_t size = sizeof linger;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &size) < 0 || !linger.l_onoff || linger.l_linger == 0)
+        return;
+    linger.l_onoff = 0;
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+}
+
+void ff_fd_drop(int *fd)
+{
+    int saved_errno = errno;
+
+    if (*fd >= 0)
+        stop_lingering(*fd);
+    errno = saved_errno;
+    ff_close(fd);
+}
+
 /* For kernels without accept4(): another thread's fork and exec may catch the descriptor in between. */
 static int accept_plain(int listener)
 {
@@ -120,6 +200,18 @@ int ff_fd_peer_uid(int sock, uid_t *ret_uid)
 
     return getpeereid(sock, ret_uid, &gid) < 0 ? -errno : 0;
 #endif
+}
+
+void ff_fd_lower_all(int *fds, size_t count, rlim_t limit)
+{
+    for (size_t i = 0; i < count; i++) {
+        int lower = (rlim_t)fds[i] < limit ? -EBADF : ff_fd_duplicate(fds[i]);
+
+        if (lower < 0)
+            continue;
+        ff_close(&fds[i]);
+        fds[i] = lower;
+    }
 }
 
 static int compare_ints(const void *a, const void *b)

@@ -17,11 +17,12 @@
 enum ff_interest {
     FF_READABLE = 1, /* or at its end, or broken */
     FF_WRITABLE = 2,
+    FF_HANGUP = 4, /* the peer has gone: told as both of the others */
 };
 
 struct ff_loop_event {
     void *tag;
-    unsigned ready; /* ff_interest; a broken descriptor is both */
+    unsigned ready; /* FF_READABLE, FF_WRITABLE; a broken descriptor is both */
 };
 
 struct ff_loop;

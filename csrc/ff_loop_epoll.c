@@ -25,7 +25,8 @@ static struct epoll_loop *of(struct ff_loop *loop)
 static uint32_t to_epoll(unsigned interest)
 {
     return (interest & FF_READABLE ? (uint32_t)EPOLLIN : 0) |
-           (interest & FF_WRITABLE ? (uint32_t)EPOLLOUT : 0);
+           (interest & FF_WRITABLE ? (uint32_t)EPOLLOUT : 0) |
+           (interest & FF_HANGUP ? (uint32_t)EPOLLRDHUP : 0);
 }
 
 static unsigned from_epoll(uint32_t ready)

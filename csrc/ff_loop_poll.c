@@ -7,6 +7,10 @@
 #include "ff_signals.h"
 #include "ff_util.h"
 
+#ifndef POLLRDHUP
+#define POLLRDHUP 0 /* that the peer has gone altogether is told in any case */
+#endif
+
 struct poll_loop {
     struct ff_loop base;
     struct ff_signals signals;
@@ -50,7 +54,8 @@ static size_t index_of(const struct poll_loop *loop, int fd)
 
 static short to_poll(unsigned interest)
 {
-    return (short)((interest & FF_READABLE ? POLLIN : 0) | (interest & FF_WRITABLE ? POLLOUT : 0));
+    return (short)((interest & FF_READABLE ? POLLIN : 0) | (interest & FF_WRITABLE ? POLLOUT : 0) |
+                   (interest & FF_HANGUP ? POLLRDHUP : 0));
 }
 
 static unsigned from_poll(short ready)

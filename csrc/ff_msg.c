@@ -20,8 +20,6 @@
 #define RECEIVE_FLAGS MSG_DONTWAIT
 #endif
 
-#define READER_MIN_CAPACITY 4096
-
 /* Room for the descriptors of one message, aligned as the kernel writes them. */
 union control_buffer {
     struct cmsghdr align;
@@ -30,24 +28,34 @@ union control_buffer {
 
 void ff_reader_init(struct ff_reader *reader)
 {
-    reader->bytes = NULL;
-    reader->capacity = reader->have = reader->need = 0;
+    reader->bytes = reader->small;
+    reader->capacity = sizeof reader->small;
+    reader->have = reader->need = 0;
     reader->fd_count = 0;
     reader->lost_fds = false;
+}
+
+static void free_bytes(struct ff_reader *reader)
+{
+    if (reader->bytes != reader->small)
+        free(reader->bytes);
+    reader->bytes = reader->small;
+    reader->capacity = sizeof reader->small;
 }
 
 int ff_reader_expect(struct ff_reader *reader, size_t size)
 {
     size_t need = reader->have + size;
-    size_t capacity = need > READER_MIN_CAPACITY ? need : READER_MIN_CAPACITY;
 
     if (need > reader->capacity) {
-        unsigned char *bytes = realloc(reader->bytes, capacity);
+        unsigned char *bytes = malloc(need);
 
         if (bytes == NULL)
             return -ENOMEM;
+        memcpy(bytes, reader->bytes, reader->have);
+        free_bytes(reader);
         reader->bytes = bytes;
-        reader->capacity = capacity;
+        reader->capacity = need;
     }
     reader->need = need;
     return 0;
@@ -57,7 +65,7 @@ int ff_reader_expect(struct ff_reader *reader, size_t size)
 static int keep_fd(struct ff_reader *reader, int fd)
 {
     if (reader->fd_count == FF_MAX_FDS) {
-        ff_close(&fd);
+        ff_fd_drop(&fd);
         return -E2BIG;
     }
 #ifndef MSG_CMSG_CLOEXEC
@@ -138,20 +146,27 @@ int ff_reader_fill(struct ff_reader *reader, int sock)
 
 void ff_reader_restart(struct ff_reader *reader)
 {
+    free_bytes(reader);
     reader->have = reader->need = 0;
 }
 
 void ff_reader_drop_fds(struct ff_reader *reader)
 {
     while (reader->fd_count > 0)
-        ff_close(&reader->fds[--reader->fd_count]);
+        ff_fd_drop(&reader->fds[--reader->fd_count]);
     reader->lost_fds = false;
+}
+
+void ff_reader_hand_over_fds(struct ff_reader *reader)
+{
+    while (reader->fd_count > 0)
+        ff_close(&reader->fds[--reader->fd_count]);
 }
 
 void ff_reader_clear(struct ff_reader *reader)
 {
     ff_reader_drop_fds(reader);
-    free(reader->bytes);
+    free_bytes(reader);
     ff_reader_init(reader);
 }
 

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "ff_connection.h"
 #include "ff_fd.h"
@@ -17,7 +18,7 @@
 #include "ff_tree.h"
 #include "ff_util.h"
 
-#define ACCEPT_RETRY_MS 50 /* how long the listener rests at most when there is no room for a client */
+#define SUSPICION_MS 50 /* from a death without a corpse until each child is asked for */
 
 #define OWN_FDS \
     (FF_LOOP_MAX_FDS + 5) /* the loop's, listener, alive, reserve, status, the new child's held one */
@@ -25,12 +26,22 @@
 struct ff_server {
     struct ff_config config;
     unsigned char authkey[FF_MAX_AUTHKEY];
-    int reserve_fd;    /* given up for a moment when a client is to get the last descriptor */
-    bool listening;    /* the loop watches the listener */
-    bool leaving;      /* the alive descriptor has ended */
-    bool done;         /* nobody is owed anything, and a last look has found nothing new */
-    double next_kills; /* when doomed children are to be seen to again */
-    bool in_child;     /* the descriptors of the records below are closed: their numbers mean others now */
+    int reserve_fd;          /* given up for a moment when a client is to get the last descriptor */
+    bool listening;          /* the loop watches the listener */
+    bool has_place;          /* some client has gone since the listener came to rest */
+    double next_accept;      /* when it is to be watched again without that */
+    bool resting;            /* some connection waits for the system to have memory again */
+    double next_retry;       /* when what rests is to be tried again */
+    bool anyone_waits;       /* for room for a child; perhaps gone since */
+    bool crowded;            /* there is room for children that wait, and no time was left for them */
+    uint64_t tickets;        /* given to connections that wait */
+    double next_check;       /* when children that somebody else may have reaped are looked for; 0: never */
+    double next_kills;       /* when doomed children are to be seen to again */
+    struct rlimit own_limit; /* of open descriptors, as it was before; children get it back */
+    bool limit_is_raised;
+    bool leaving;  /* the alive descriptor has ended */
+    bool done;     /* nobody is owed anything, and a last look has found nothing new */
+    bool in_child; /* the descriptors of the records below are closed: their numbers mean others now */
     struct ff_loop *loop;
     const struct ff_fork_hooks *hooks;
     struct ff_connection *connections;
@@ -83,22 +94,63 @@ static void watch_connection(struct ff_server *server, struct ff_connection *con
 {
     unsigned interest = ff_connection_interest(connection);
 
+    server->resting |= connection->stalled;
     if (connection->state == FF_CONNECTION_GONE || interest == connection->watched)
         return;
     if (server->loop->backend->watch(server->loop, connection->sock, interest, connection) < 0)
-        connection->state = FF_CONNECTION_GONE;
-    connection->watched = interest;
+        connection->stalled = server->resting = true;
+    else
+        connection->watched = interest;
+}
+
+/* The record stays until the end of the batch, which may hold events of it. */
+static void part_from(struct ff_server *server, struct ff_connection *connection)
+{
+    /* A child's copy would keep the socket in the epoll set after close(). */
+    server->loop->backend->watch(server->loop, connection->sock, 0, NULL);
+    ff_connection_shut(connection);
+    server->has_place = true;
+    server->connection_count--;
+    if (connection->child_count > 0)
+        ff_children_disown(&server->children, connection);
+    publish_numbers(server);
+}
+
+/* Clients come first in, so the oldest one is the last of the list. */
+static struct ff_connection *find_oldest_stranger(const struct ff_server *server)
+{
+    struct ff_connection *oldest = NULL;
+
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
+        if (ff_connection_is_stranger(other))
+            oldest = other;
+    return oldest;
+}
+
+/* Who does not prove that it knows the key keeps nobody else out. */
+static bool evict_stranger(struct ff_server *server)
+{
+    struct ff_connection *oldest = find_oldest_stranger(server);
+
+    if (oldest == NULL || ff_seconds_now() < oldest->opened + 1e-3 * FF_GRACE_MS)
+        return false;
+    ff_connection_dismiss(oldest, FF_REFUSED_CLIENTS);
+    part_from(server, oldest);
+    return true;
 }
 
 static void rest_listener(struct ff_server *server)
 {
     server->loop->backend->watch(server->loop, server->config.listener_fd, 0, NULL);
     server->listening = false;
+    server->has_place = false;
+    server->next_accept = ff_seconds_now() + 1e-3 * FF_RETRY_MS;
 }
 
+/* As soon as a client has left, and now and then. */
 static void resume_listener(struct ff_server *server)
 {
-    if (server->listening || server->connection_count >= FF_MAX_CLIENTS)
+    if (server->listening || (!server->has_place && ff_seconds_now() < server->next_accept))
         return;
     server->listening = server->loop->backend->watch(server->loop, server->config.listener_fd, FF_READABLE,
                                                      &server->config.listener_fd) == 0;
@@ -138,22 +190,43 @@ static void take_client(struct ff_server *server, int sock)
     watch_connection(server, connection);
 }
 
+/* 1 when there may be more, 0 when there is none, or -errno. */
+static int accept_client(struct ff_server *server)
+{
+    int sock = server->connection_count < FF_MAX_CLIENTS ? ff_fd_accept(server->config.listener_fd) : -EUSERS;
+
+    if (sock >= 0)
+        take_client(server, sock);
+    if (sock >= 0)
+        return 1;
+    if (sock == -EAGAIN || sock == -EWOULDBLOCK)
+        return 0;
+    /* Without a descriptor left accept() fails even where nobody is there. */
+    return ff_wait_readable(server->config.listener_fd, 0) == 0 ? 0 : sock;
+}
+
+static bool is_lack_of_place(int error)
+{
+    return error == -EUSERS || error == -EMFILE || error == -ENFILE || error == -ENOMEM || error == -ENOBUFS;
+}
+
+/* Not more at once than other events: who connects again and again keeps nobody waiting. Where there is no room,
+ * those who wait keep their place in the backlog. */
 static void accept_clients(struct ff_server *server)
 {
-    while (server->connection_count < FF_MAX_CLIENTS) {
-        int sock = ff_fd_accept(server->config.listener_fd);
+    for (int i = 0; i < FF_LOOP_BATCH; i++) {
+        int result = accept_client(server);
 
-        if (sock >= 0)
-            take_client(server, sock);
-        else if (sock == -EAGAIN || sock == -EWOULDBLOCK)
+        if (result == 0)
             return;
-        else if (sock != -ECONNABORTED) {
-            /* No descriptor or memory left: those who wait keep their place in the backlog. */
-            ff_status_count_accept_failure(&server->status, -sock);
-            break;
+        if (result > 0)
+            continue;
+        ff_status_count_accept_failure(&server->status, -result);
+        if (!is_lack_of_place(result) || !evict_stranger(server)) {
+            rest_listener(server);
+            return;
         }
     }
-    rest_listener(server);
 }
 
 static void drop_gone_clients(struct ff_server *server)
@@ -168,13 +241,9 @@ static void drop_gone_clients(struct ff_server *server)
             continue;
         }
         *link = connection->next;
-        server->connection_count--;
-        /* A child's copy would keep the socket in the epoll set after close(). */
-        server->loop->backend->watch(server->loop, connection->sock, 0, NULL);
-        if (connection->child_count > 0)
-            ff_children_disown(&server->children, connection);
+        if (connection->sock >= 0)
+            part_from(server, connection);
         ff_connection_free(connection);
-        publish_numbers(server);
     }
 }
 
@@ -225,13 +294,37 @@ static size_t gather_fds(const struct fork_job *job)
     return count;
 }
 
+/* A server has its clients' descriptors beside its own: it lets itself have as many as it may. */
+static void raise_limit(struct ff_server *server)
+{
+    struct rlimit raised;
+
+    if (getrlimit(RLIMIT_NOFILE, &server->own_limit) < 0)
+        return;
+    raised = server->own_limit;
+    raised.rlim_cur = raised.rlim_max < FF_MAX_OPEN_FDS ? raised.rlim_max : FF_MAX_OPEN_FDS;
+    server->limit_is_raised =
+        raised.rlim_cur > server->own_limit.rlim_cur && setrlimit(RLIMIT_NOFILE, &raised) == 0;
+}
+
+static void restore_limit(struct ff_server *server)
+{
+    if (server->limit_is_raised)
+        setrlimit(RLIMIT_NOFILE, &server->own_limit);
+    server->limit_is_raised = false;
+}
+
 /* Runs in the child: nothing of the server stays but the request. */
 static void leave_server(void *arg)
 {
     struct fork_job *job = arg;
     struct ff_server *server = job->server;
+    struct ff_reader *reader = &job->connection->reader;
 
     ff_fd_close_all(job->fds_to_close, gather_fds(job));
+    if (server->limit_is_raised)
+        ff_fd_lower_all(reader->fds, reader->fd_count, server->own_limit.rlim_cur);
+    restore_limit(server);
     if (job->child->dies_with_client)
         ff_tree_become_root();
     job->child->held_fd = -1;
@@ -256,12 +349,13 @@ static void take_wishes(struct ff_child *child, struct ff_connection *connection
     memmove(reader->fds, reader->fds + 1, reader->fd_count * sizeof *reader->fds);
 }
 
-/* A full or broken pipe is the client's own loss. */
-static void write_stream(int fd, int64_t number)
+/* A full or broken pipe is the client's own loss. It ends there, lest the next number be taken for this one. */
+static void write_stream(struct ff_child *child, int64_t number)
 {
-    ff_fd_set_nonblock(fd);
-    if (write(fd, &number, sizeof number) < 0)
+    if (ff_fd_write_now(child->held_fd, &number, sizeof number) == 0)
         return;
+    child->stream = false;
+    ff_fd_drop(&child->held_fd);
 }
 
 /* Open a descriptor for a client. When there is none left, the reserve makes room. */
@@ -282,16 +376,23 @@ static void restore_reserve(struct ff_server *server)
         server->reserve_fd = ff_fd_duplicate(server->config.listener_fd);
 }
 
-static void report_started(struct ff_server *server, struct ff_connection *connection,
-                           const struct ff_child *child)
+static void report_started(struct ff_server *server, struct ff_connection *connection, struct ff_child *child)
 {
     bool wanted = connection->header.value & FF_FORK_PIDFD && server->config.backend == FF_BACKEND_AUTO;
     int pidfd = wanted ? open_for_client(server, ff_pidfd_open, (int)child->pid) : -1;
     struct ff_frame frame = ff_frame_make(FF_FRAME_STARTED, connection->header.id, (int32_t)child->pid);
 
     if (child->stream)
-        write_stream(child->held_fd, child->pid);
-    ff_connection_post(connection, frame, pidfd < 0 ? -1 : pidfd);
+        write_stream(child, child->pid);
+    if (wanted && pidfd < 0 && pidfd != -ENOSYS) {
+        /* Nobody could wait for it. */
+        kill(child->pid, SIGKILL);
+        child->owner = NULL;
+        connection->child_count--;
+        ff_connection_post_failure(connection, -pidfd);
+    } else {
+        ff_connection_post(connection, frame, pidfd < 0 ? -1 : pidfd);
+    }
     restore_reserve(server);
 }
 
@@ -300,6 +401,8 @@ static pid_t fork_for(struct fork_job *job)
     if (job->child == NULL || job->fds_to_close == NULL)
         return -ENOMEM;
     take_wishes(job->child, job->connection);
+    if (job->child->stream && !ff_fd_is_stream(job->child->held_fd))
+        return -EINVAL;
     return ff_fork(job->server->hooks, leave_server, job);
 }
 
@@ -319,6 +422,8 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
         job.child->pid = pid;
         ff_children_add(&server->children, job.child);
         connection->child_count++;
+        if (server->children.is_suspicious && server->next_check == 0) /* it has another one's pid */
+            server->next_check = ff_seconds_now();
         server->status.counts.starts++;
         publish_numbers(server);
         report_started(server, connection, job.child);
@@ -329,6 +434,11 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
     if (pid < 0)
         ff_connection_post_failure(connection, -(int)pid);
     return pid == 0;
+}
+
+static bool has_room(const struct ff_server *server)
+{
+    return server->config.max_children == 0 || server->children.count < server->config.max_children;
 }
 
 static void send_status(struct ff_server *server, struct ff_connection *connection)
@@ -350,6 +460,11 @@ static bool read_client(struct ff_server *server, struct ff_connection *connecti
     case FF_CONNECTION_IDLE:
         return false;
     case FF_CONNECTION_REQUEST:
+        if (!has_room(server)) {
+            ff_connection_wait(connection, server->tickets++);
+            server->anyone_waits = true;
+            return false;
+        }
         if (fork_child(server, connection))
             return true;
         break;
@@ -364,6 +479,9 @@ static bool read_client(struct ff_server *server, struct ff_connection *connecti
 /* Serve what a client has sent. Returns true in a child, whose request the connection then holds. */
 static bool serve_client(struct ff_server *server, struct ff_connection *connection, unsigned ready)
 {
+    connection->stalled = false;
+    if (ready & FF_READABLE)
+        ff_connection_hang_up(connection);
     if (ready & FF_WRITABLE)
         ff_connection_flush(connection);
     if (ready & FF_READABLE && read_client(server, connection))
@@ -378,24 +496,23 @@ static bool serve_client(struct ff_server *server, struct ff_connection *connect
 static void report_exit(struct ff_server *server, struct ff_child *child)
 {
     struct ff_connection *owner = child->owner;
-    FF_CLEANUP(ff_close) int held_fd = ff_steal_fd(&child->held_fd);
+    FF_CLEANUP(ff_fd_drop) int held_fd = -1;
 
     if (child->stream)
-        write_stream(held_fd, child->exit_code);
+        write_stream(child, child->exit_code);
     if (owner == NULL) {
         ff_child_free(child);
         return;
     }
+    held_fd = ff_steal_fd(&child->held_fd);
     owner->child_count--;
     ff_connection_post_exit(owner, child);
     ff_connection_flush(owner);
     watch_connection(server, owner);
 }
 
-static void reap_children(struct ff_server *server)
+static void report_dead(struct ff_server *server, struct ff_child *dead)
 {
-    struct ff_child *dead = ff_children_reap(&server->children);
-
     publish_numbers(server);
     while (dead != NULL) {
         struct ff_child *child = dead;
@@ -403,6 +520,22 @@ static void reap_children(struct ff_server *server)
         dead = child->next;
         report_exit(server, child);
     }
+}
+
+static void reap_children(struct ff_server *server)
+{
+    report_dead(server, ff_children_reap(&server->children));
+    if (server->children.is_suspicious && server->next_check == 0)
+        server->next_check = ff_seconds_now() + 1e-3 * SUSPICION_MS;
+}
+
+/* Now and then, and only after a death of which no corpse was found: each child costs a system call. */
+static void look_for_lost(struct ff_server *server)
+{
+    if (server->next_check == 0 || ff_seconds_now() < server->next_check)
+        return;
+    server->next_check = 0;
+    report_dead(server, ff_children_reap_each(&server->children));
 }
 
 /* ---- the loop ---- */
@@ -435,9 +568,13 @@ static int choose_timeout(const struct ff_server *server)
 {
     if (may_leave(server))
         return 0;
+    if (server->crowded)
+        return 0;
     if (server->children.doomed != NULL)
         return FF_TREE_ROUND_MS;
-    return server->listening ? -1 : ACCEPT_RETRY_MS;
+    if (server->next_check > 0)
+        return SUSPICION_MS;
+    return server->listening && !server->resting ? -1 : FF_RETRY_MS;
 }
 
 /* However many events there are, those who are killed get their time to die between two rounds. */
@@ -478,6 +615,69 @@ static bool serve_event(struct ff_server *server, const struct ff_loop_event *ev
     return false;
 }
 
+/* Who has waited longest among those whose children may be forked now. */
+static struct ff_connection *find_first_waiting(struct ff_server *server)
+{
+    struct ff_connection *first = NULL;
+
+    if (!server->anyone_waits || !has_room(server))
+        return NULL;
+    server->anyone_waits = false;
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
+        server->anyone_waits |= other->state == FF_CONNECTION_WAITING;
+        if (ff_connection_may_go_on(other) && (first == NULL || other->ticket < first->ticket))
+            first = other;
+    }
+    return first;
+}
+
+/* Fork for those that have waited, as far as there is room now. Returns true in a child. */
+static bool admit_waiting(struct ff_server *server, struct ff_request *ret_request)
+{
+    struct ff_connection *connection = find_first_waiting(server);
+
+    for (int i = 0; i < FF_LOOP_BATCH && connection != NULL; i++) {
+        if (fork_child(server, connection)) {
+            hand_over(connection, ret_request);
+            return true;
+        }
+        ff_connection_next_request(connection);
+        watch_connection(server, connection);
+        connection = find_first_waiting(server);
+    }
+    server->crowded = connection != NULL;
+    return false;
+}
+
+/* Try again what the system had no memory for. Returns true in a child. */
+static bool retry_stalled(struct ff_server *server, struct ff_request *ret_request)
+{
+    double now = server->resting ? ff_seconds_now() : 0;
+
+    if (!server->resting || now < server->next_retry)
+        return false;
+    server->resting = false;
+    server->next_retry = now + 1e-3 * FF_RETRY_MS;
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
+        if (!other->stalled || other->state == FF_CONNECTION_GONE)
+            continue;
+        if (serve_client(server, other,
+                         other->state == FF_CONNECTION_WAITING ? FF_WRITABLE : FF_READABLE | FF_WRITABLE)) {
+            hand_over(other, ret_request);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The wait itself has failed for want of memory: it is not asked for all the time. */
+static void nap(void)
+{
+    struct timespec time = {.tv_nsec = FF_RETRY_MS * 1000000L};
+
+    nanosleep(&time, NULL);
+}
+
 /* One batch of events, deaths last. 1 in a child, 0 to go on, or -errno. */
 static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
 {
@@ -486,8 +686,14 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
     bool child_died;
     int count = server->loop->backend->wait(server->loop, choose_timeout(server), events, &child_died);
 
+    if (count == -EINTR)
+        return 0;
+    if (count == -ENOMEM) {
+        nap();
+        return 0;
+    }
     if (count < 0)
-        return count == -EINTR ? 0 : count;
+        return count;
     /* Before the events: a listener that comes to rest in this batch stays so for the next wait. */
     resume_listener(server);
     for (int i = 0; i < count; i++)
@@ -495,7 +701,10 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
             return 1;
     if (child_died)
         reap_children(server);
+    look_for_lost(server);
     drop_gone_clients(server);
+    if (admit_waiting(server, ret_request) || retry_stalled(server, ret_request))
+        return 1;
     kill_doomed(server);
     server->done = is_last_look && count == 0 && !child_died;
     return 0;
@@ -508,21 +717,58 @@ static int start(struct ff_server *server)
 
     if (error < 0)
         return error;
+    server->leaving = server->done = false;
+    raise_limit(server);
     restore_reserve(server);
     if (alive_fd >= 0)
         error = server->loop->backend->watch(server->loop, alive_fd, FF_READABLE, &server->config.alive_fd);
     resume_listener(server);
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
+        watch_connection(server, other);
+    reap_children(server); /* those that died while nobody served */
+    return error;
+}
+
+/* The process is as it was before; clients stay connected, and another call may serve them. */
+static void stop(struct ff_server *server)
+{
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
+        other->watched = 0;
+    server->listening = false;
+    server->next_accept = 0;
+    restore_limit(server);
+    if (server->loop != NULL)
+        server->loop->backend->close(server->loop);
+    server->loop = NULL;
+}
+
+/* The loop cannot wait: somebody may have closed its descriptors, or the system lacks something. Others cannot be
+ * told, so it is tried as long as there is anybody. */
+static int start_again(struct ff_server *server)
+{
+    int error;
+
+    do {
+        stop(server);
+        nap();
+        error = start(server);
+    } while (error < 0 && ff_wait_readable(server->config.alive_fd, 0) == 0);
     return error;
 }
 
 int ff_server_serve_hooked(struct ff_server *server, const struct ff_fork_hooks *hooks,
                            struct ff_request *ret_request)
 {
-    int result = start(server);
+    int result = server->in_child ? -EINVAL : start(server);
 
     server->hooks = hooks;
-    while (result == 0 && !server->done)
+    while (result == 0 && !server->done) {
         result = serve_batch(server, ret_request);
+        if (result < 0)
+            result = start_again(server);
+    }
+    if (result <= 0)
+        stop(server);
     return result;
 }
 
@@ -554,8 +800,6 @@ void ff_server_free(struct ff_server *server)
         ff_connection_free(connection);
     }
     ff_children_clear(&server->children);
-    if (server->loop != NULL)
-        server->loop->backend->close(server->loop);
     ff_status_close(&server->status);
     ff_close(&server->reserve_fd);
     ff_close(&server->config.alive_fd);

@@ -14,7 +14,7 @@ static void wake(int signal_number)
     int saved_errno = errno;
 
     (void)signal_number;
-    if (write(wake_fd, "", 1) < 0) {
+    if (FF_RETRY_EINTR(write(wake_fd, "", 1)) < 0) {
         /* A full pipe wakes the loop just as well. */
     }
     errno = saved_errno;

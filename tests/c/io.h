@@ -100,6 +100,17 @@ static inline struct rlimit leave_fds(int count)
     return before;
 }
 
+/* The same for good: the limit cannot be raised by who means well. */
+static inline void leave_only_fds(int count)
+{
+    struct rlimit limit;
+
+    leave_fds(count);
+    CHECK_INT(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_max = limit.rlim_cur;
+    CHECK_INT(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
 /* The exit status of a child of the test itself, as waitpid() gives it. */
 static inline int await_status(pid_t pid)
 {

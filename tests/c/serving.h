@@ -15,6 +15,7 @@ struct service {
     void (*prepare)(void);                          /* runs before the server is made */
     void (*conclude)(void); /* runs after it has ended, in place of the check that no child is left */
     const struct ff_fork_hooks *hooks;
+    uint32_t max_children;
     bool children_check_leaks; /* they end by exit(), which takes its time under a sanitizer */
 };
 
@@ -104,6 +105,7 @@ static inline void serve_here(const struct service *service, int listener, int a
     int fds_before;
     int result;
 
+    config.max_children = service->max_children;
     if (service->prepare != NULL)
         service->prepare();
     remember_open_fds(listener, alive);

@@ -211,6 +211,62 @@ static void test_lost_beside_live(void)
     ff_child_free(dead);
 }
 
+/* The death is told, the corpse is not there: asking for each finds the lost one and leaves the other. */
+static void test_lost_beside_live_at_once(void)
+{
+    struct ff_children children = {.count = 0};
+    int gate[2];
+    pid_t waiting;
+    pid_t lost;
+    struct ff_child *dead;
+
+    make_pipe(gate);
+    waiting = fork_waiting(gate, 4);
+    lost = fork_waiting(NULL, 3);
+    add(&children, waiting, 1);
+    add(&children, lost, 2);
+    CHECK(!children.is_suspicious);
+    CHECK_INT(WEXITSTATUS(await_status(lost)), 3);
+    CHECK(ff_children_reap(&children) == NULL);
+    CHECK(children.is_suspicious);
+    dead = ff_children_reap_each(&children);
+    CHECK(dead != NULL && dead->next == NULL);
+    CHECK_INT(dead->request_id, 2);
+    CHECK_INT(dead->exit_code, FF_EXIT_CODE_LOST);
+    CHECK(!children.is_suspicious);
+    ff_child_free(dead);
+    close_both(gate);
+    await_zombie(waiting);
+    check_reaped(&children, 1, 4);
+    CHECK(!children.is_suspicious);
+}
+
+/* Somebody else has reaped a child, and its pid has been given to another: each has its own end. */
+static void test_pid_used_again(void)
+{
+    struct ff_children children = {.count = 0};
+    pid_t pid = fork_waiting(NULL, 3);
+    struct ff_child *old = add(&children, pid, 1);
+    struct ff_child *dead;
+
+    old->dies_with_client = true;
+    ff_children_disown(&children, OWNER(0));
+    CHECK(children.doomed == old);
+    add(&children, pid, 2);
+    CHECK(children.doomed == NULL); /* it is not its pid any more */
+    CHECK_INT(children.count, 1);
+    await_zombie(pid);
+    check_reaped(&children, 2, 3);
+    CHECK(children.is_suspicious);
+    dead = ff_children_reap_each(&children);
+    CHECK(dead == old && dead->next == NULL);
+    CHECK_INT(dead->exit_code, FF_EXIT_CODE_LOST);
+    ff_child_free(dead);
+    add(&children, 0x7f000001, 3);
+    add(&children, 0x7f000001, 4);
+    ff_children_clear(&children);
+}
+
 /* Process ids that fall into one bucket; nobody has such a high one. */
 static void test_one_bucket(void)
 {
@@ -278,6 +334,8 @@ int main(void)
     RUN(test_several_behind_a_stranger);
     RUN(test_lost);
     RUN(test_lost_beside_live);
+    RUN(test_lost_beside_live_at_once);
+    RUN(test_pid_used_again);
     RUN(test_one_bucket);
     RUN(test_disown);
     RUN(test_held_fds);

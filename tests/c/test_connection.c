@@ -2,6 +2,8 @@
 #include "ff_connection.h"
 #include "ff_fd.h"
 #include "ff_loop.h"
+#define FAULTS_OF_MEMORY_ALONE
+#include "faults.h"
 #include "handshake.h"
 
 static const struct ff_config config = {
@@ -118,9 +120,30 @@ static void be_closing(struct talk *talk)
     check_idle_in(talk, FF_CONNECTION_CLOSING);
 }
 
+#define LARGE_PAYLOAD 600 /* bytes: more than a reader takes without allocating */
+
+/* There was no memory for the payload. */
+static void be_skipping(struct talk *talk)
+{
+    bool has_struck = false;
+
+    send_header(talk, request(7, LARGE_PAYLOAD, 0));
+    fault = (struct fault){.call = "malloc", .error = ENOMEM, .is_armed = true, .has_struck = &has_struck};
+    check_idle_in(talk, FF_CONNECTION_SKIPPING);
+    CHECK(has_struck);
+}
+
+/* A whole request, for whose child there was no room. */
+static void be_waiting(struct talk *talk)
+{
+    send_header(talk, request(7, 0, 0));
+    CHECK_INT(read_on(talk), FF_CONNECTION_REQUEST);
+    ff_connection_wait(talk->connection, 1);
+}
+
 static void be_gone(struct talk *talk)
 {
-    CHECK_INT(shutdown(talk->far, SHUT_WR), 0);
+    write_all(talk->far, "\0\0\0\0", FF_AUTH_PREFIX_SIZE); /* no length of a message */
     check_idle_in(talk, FF_CONNECTION_GONE);
 }
 
@@ -129,10 +152,14 @@ static void open_in(struct talk *talk, enum ff_connection_state wanted)
     open_talk(talk);
     if (wanted == FF_CONNECTION_AUTH_MESSAGE)
         write_all(talk->far, "\0\0\0\x28", FF_AUTH_PREFIX_SIZE);
-    if (wanted == FF_CONNECTION_HEADER || wanted == FF_CONNECTION_PAYLOAD)
+    if (wanted >= FF_CONNECTION_HEADER && wanted <= FF_CONNECTION_WAITING)
         authenticate_talk(talk);
     if (wanted == FF_CONNECTION_PAYLOAD)
         send_header(talk, request(7, 5, 0));
+    if (wanted == FF_CONNECTION_SKIPPING)
+        be_skipping(talk);
+    if (wanted == FF_CONNECTION_WAITING)
+        be_waiting(talk);
     if (wanted == FF_CONNECTION_CLOSING)
         be_closing(talk);
     if (wanted == FF_CONNECTION_GONE)
@@ -545,8 +572,191 @@ static void test_freed_while_stuck(void)
     CHECK_INT(close(ends[0]), 0);
 }
 
+/* ---- every event in every state ---- */
+
+/* A message that is none: more than any state expects. */
+static void send_garbage(struct talk *talk)
+{
+    char bytes[LARGE_PAYLOAD];
+
+    memset(bytes, 0xff, sizeof bytes);
+    write_all(talk->far, bytes, sizeof bytes);
+    read_on(talk);
+}
+
+static void send_a_byte(struct talk *talk)
+{
+    write_all(talk->far, "", 1);
+    CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+}
+
+static void send_fds(struct talk *talk)
+{
+    send_too_many_fds(talk);
+    CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+}
+
+static void end_stream(struct talk *talk)
+{
+    CHECK_INT(shutdown(talk->far, SHUT_WR), 0);
+    CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+}
+
+static void lose_child(struct talk *talk)
+{
+    post_exit(talk, 1, 7);
+}
+
+static void hang_up(struct talk *talk)
+{
+    ff_connection_hang_up(talk->connection);
+}
+
+static void dismiss(struct talk *talk)
+{
+    ff_connection_dismiss(talk->connection, FF_REFUSED_CLIENTS);
+    CHECK_INT(talk->board.counts.refused[FF_REFUSED_CLIENTS], 1);
+}
+
+static void finish_request(struct talk *talk)
+{
+    ff_connection_next_request(talk->connection);
+}
+
+static void flush(struct talk *talk)
+{
+    ff_connection_flush(talk->connection);
+}
+
+#define AUTH_PREFIX FF_CONNECTION_AUTH_PREFIX
+#define AUTH_MESSAGE FF_CONNECTION_AUTH_MESSAGE
+#define HEADER FF_CONNECTION_HEADER
+#define PAYLOAD FF_CONNECTION_PAYLOAD
+#define SKIPPING FF_CONNECTION_SKIPPING
+#define WAITING FF_CONNECTION_WAITING
+#define CLOSING FF_CONNECTION_CLOSING
+#define GONE FF_CONNECTION_GONE
+#define STATES (GONE + 1)
+
+/* The state after the event, for each state before it. A CLOSING connection here is one whose client does not read. */
+static const struct {
+    const char *name;
+    void (*happen)(struct talk *talk);
+    enum ff_connection_state after[STATES];
+} transitions[] = {
+    /*                  AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE */
+    {"a byte", send_a_byte, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE}},
+    {"garbage", send_garbage, {GONE, GONE, GONE, PAYLOAD, HEADER, WAITING, CLOSING, GONE}},
+    {"too many descriptors", send_fds, {GONE, GONE, GONE, GONE, GONE, WAITING, CLOSING, GONE}},
+    {"end of stream", end_stream, {GONE, GONE, GONE, GONE, GONE, WAITING, CLOSING, GONE}},
+    {"death", lose_child, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE}},
+    {"hang-up", hang_up, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, GONE, CLOSING, GONE}},
+    {"dismissal", dismiss, {GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE}},
+    {"end of request",
+     finish_request,
+     {AUTH_PREFIX, AUTH_MESSAGE, HEADER, HEADER, HEADER, HEADER, CLOSING, GONE}},
+    {"room to send", flush, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE}},
+};
+
+/* What the loop is to watch for afterwards is never nothing: no connection is forgotten. */
+static void test_every_event_in_every_state(void)
+{
+    for (size_t i = 0; i < sizeof transitions / sizeof *transitions; i++) {
+        for (int before = 0; before < STATES; before++) {
+            struct talk talk;
+            char name[64];
+
+            snprintf(name, sizeof name, "%s in state %d", transitions[i].name, before);
+            check_name = name;
+            open_in(&talk, (enum ff_connection_state)before);
+            transitions[i].happen(&talk);
+            CHECK_INT(state(&talk), transitions[i].after[before]);
+            CHECK(ff_connection_interest(talk.connection) != 0);
+            close_talk(&talk);
+            check_name = "test_every_event_in_every_state";
+        }
+    }
+}
+
+/* A payload without memory fails alone; its descriptors are closed, the next request is read. */
+static void test_skipped_payload(void)
+{
+    struct ff_frame frame = request(8, 0, 0);
+    struct talk talk;
+
+    open_in(&talk, SKIPPING);
+    send_garbage(&talk);
+    CHECK_INT(state(&talk), HEADER);
+    await_frame(&talk, FF_FRAME_FAILED, 7, ENOMEM);
+    CHECK_INT(talk.board.counts.failures[ENOMEM], 1);
+    send_header(&talk, frame);
+    CHECK_INT(read_on(&talk), FF_CONNECTION_REQUEST);
+    CHECK_INT(talk.connection->header.id, 8);
+    close_talk(&talk);
+}
+
+/* One that waits is told of the deaths of its other children, and goes on once that is out. */
+static void test_waiting(void)
+{
+    struct talk talk;
+
+    open_in(&talk, WAITING);
+    CHECK_INT(ff_connection_interest(talk.connection), FF_HANGUP);
+    CHECK(ff_connection_may_go_on(talk.connection));
+    CHECK(ff_connection_is_owed(talk.connection));
+    fill_socket(&talk);
+    post_exit(&talk, 1, 7);
+    CHECK(!ff_connection_may_go_on(talk.connection));
+    CHECK_INT(ff_connection_interest(talk.connection), FF_WRITABLE);
+    take_junk(&talk);
+    ff_connection_flush(talk.connection);
+    CHECK(ff_connection_may_go_on(talk.connection));
+    await_frame(&talk, FF_FRAME_EXITED, 1, 7);
+    close_talk(&talk);
+}
+
+static void test_owed(void)
+{
+    struct talk talk;
+
+    open_in(&talk, AUTH_MESSAGE);
+    CHECK(ff_connection_is_stranger(talk.connection));
+    CHECK(!ff_connection_is_owed(talk.connection));
+    close_talk(&talk);
+    open_in(&talk, HEADER);
+    CHECK(!ff_connection_is_stranger(talk.connection));
+    CHECK(!ff_connection_is_owed(talk.connection));
+    talk.connection->child_count = 1;
+    CHECK(ff_connection_is_owed(talk.connection));
+    talk.connection->child_count = 0;
+    fill_socket(&talk);
+    post_exit(&talk, 1, 7);
+    CHECK(ff_connection_is_owed(talk.connection));
+    close_talk(&talk);
+}
+
+static void test_status_request(void)
+{
+    struct ff_frame frame = request(9, 0, 0);
+    struct talk talk;
+
+    frame.type = FF_FRAME_STATUS;
+    open_in(&talk, HEADER);
+    send_header(&talk, frame);
+    CHECK_INT(read_on(&talk), FF_CONNECTION_STATUS);
+    ff_connection_post_failure(talk.connection, ENOSYS);
+    await_frame(&talk, FF_FRAME_FAILED, 9, ENOSYS);
+    CHECK_INT(talk.board.counts.failures[ENOSYS], 0); /* it was no start */
+    close_talk(&talk);
+}
+
 int main(void)
 {
+    RUN(test_every_event_in_every_state);
+    RUN(test_skipped_payload);
+    RUN(test_waiting);
+    RUN(test_owed);
+    RUN(test_status_request);
     RUN(test_nothing_yet);
     RUN(test_part_of_what_is_expected);
     RUN(test_request_one_byte_at_a_time);

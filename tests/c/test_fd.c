@@ -4,6 +4,8 @@
 #include "ff_fd.h"
 #include "io.h"
 
+#include <signal.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 
 #define MAX_TEST_FDS 300
@@ -234,8 +236,95 @@ static void close_inherited(void)
         close(fd);
 }
 
+/* ---- writing without a wait ---- */
+
+static bool is_nonblocking(int fd)
+{
+    return fcntl(fd, F_GETFL) & O_NONBLOCK;
+}
+
+static void fill(int fd)
+{
+    char bytes[4096] = {0};
+    int flags = fcntl(fd, F_GETFL);
+
+    CHECK_INT(fcntl(fd, F_SETFL, flags | O_NONBLOCK), 0);
+    while (write(fd, bytes, sizeof bytes) > 0)
+        continue;
+    CHECK_INT(errno, EAGAIN);
+    while (write(fd, bytes, 1) > 0)
+        continue;
+    CHECK_INT(fcntl(fd, F_SETFL, flags), 0);
+}
+
+static void check_write_now(int ends[2])
+{
+    char bytes[8];
+
+    CHECK(ff_fd_is_stream(ends[1]));
+    CHECK_INT(ff_fd_write_now(ends[1], "eight by", 8), 0);
+    read_all(ends[0], bytes, 8);
+    CHECK_MEM(bytes, "eight by", 8);
+    fill(ends[1]);
+    CHECK_INT(ff_fd_write_now(ends[1], "eight by", 8), -EAGAIN);
+    CHECK_INT(close(ends[0]), 0);
+    CHECK_INT(ff_fd_write_now(ends[1], "eight by", 8), -EPIPE);
+#ifdef RWF_NOWAIT
+    CHECK(!is_nonblocking(ends[1]));
+#else
+    (void)is_nonblocking;
+#endif
+    CHECK_INT(close(ends[1]), 0);
+}
+
+static void test_write_now(void)
+{
+    int ends[2];
+
+    signal(SIGPIPE, SIG_IGN);
+    make_pipe(ends);
+    check_write_now(ends);
+    make_pair(ends);
+    check_write_now(ends);
+    signal(SIGPIPE, SIG_DFL);
+}
+
+/* What may keep its writer waiting whatever one asks. */
+static void test_write_now_to_a_file(void)
+{
+    FILE *file = tmpfile();
+
+    CHECK(!ff_fd_is_stream(fileno(file)));
+    CHECK(!ff_fd_is_stream(-1));
+    CHECK(ff_fd_write_now(fileno(file), "x", 1) < 0);
+    fclose(file);
+}
+
+/* ---- high numbers ---- */
+
+static void test_lower_all(void)
+{
+    int ends[2];
+    int fds[3];
+
+    make_pipe(ends);
+    fds[0] = fcntl(ends[1], F_DUPFD, 500);
+    fds[1] = fcntl(ends[1], F_DUPFD, 10);
+    fds[2] = fcntl(ends[1], F_DUPFD, 700);
+    ff_fd_lower_all(fds, 3, 500);
+    for (int i = 0; i < 3; i++)
+        CHECK(fds[i] < 500 && check_fd_is_open(fds[i]));
+    CHECK(!check_fd_is_open(500));
+    CHECK(!check_fd_is_open(700));
+    close_all(fds, 3);
+    close_both(ends);
+}
+
 int main(void)
 {
+    RUN(test_write_now);
+    RUN(test_write_now_to_a_file);
+    RUN(test_lower_all);
     close_inherited();
     RUN(test_flags);
     RUN(test_pipe);

@@ -1334,7 +1334,7 @@ static void test_status_of_stopped_server(void)
 /* The loop, the reserve and the status page take theirs first; listener and alive descriptor are there already. */
 static void leave_little_room(void)
 {
-    leave_fds((check_wants_poll() ? 2 : 4) + 2 + ROOM);
+    leave_only_fds((check_wants_poll() ? 2 : 4) + 2 + ROOM);
 }
 
 /* A request with too many fails alone; the client and the next request are served. */
@@ -1459,6 +1459,243 @@ static void test_fork_that_fails(void)
     stop_server(&serving);
 }
 
+/* All places are taken by those who do not go on: the oldest gives its own to one that does. */
+static void test_strangers_make_room(void)
+{
+    static const struct service crowded = {
+        .child = end_as_told, .prepare = leave_little_room, .conclude = check_little_cpu_used};
+    struct serving serving;
+    int strangers[ROOM];
+    unsigned char challenge[FF_AUTH_MAX_MESSAGE];
+    int socks[2];
+    int fd;
+
+    start_server(&serving, &crowded);
+    for (int i = 0; i < ROOM; i++) {
+        strangers[i] = connect_stranger(&serving.address);
+        receive_message(strangers[i], challenge);
+    }
+    for (int i = 0; i < 2; i++) {
+        socks[i] = connect_client(&serving);
+        await_end(strangers[i]);
+    }
+    start_child(socks[0], 1, 0, "x\x05", 2, NULL, 0);
+    check_exit(socks[0], 1, 5);
+    CHECK_INT(close(strangers[5]), 0);
+    fd = ask_status(socks[0]);
+    CHECK_INT(look(fd).refused[FF_REFUSED_CLIENTS], 2);
+    CHECK(look(fd).accept_failures[EMFILE] > 0);
+    CHECK(!is_readable(strangers[2]));
+    close_all(strangers, ROOM - 1);
+    close_all((int[]){socks[0], socks[1], fd}, 3);
+    stop_server(&serving);
+}
+
+static void do_nothing(void)
+{
+}
+
+#define LOW_LIMIT 40 /* descriptors: fewer than a server with many clients needs */
+
+static void lower_soft_limit(void)
+{
+    struct rlimit limit;
+
+    CHECK_INT(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = LOW_LIMIT;
+    CHECK_INT(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
+static void check_soft_limit(void)
+{
+    struct rlimit limit;
+
+    CHECK_INT(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    CHECK_INT(limit.rlim_cur, LOW_LIMIT);
+}
+
+static void conclude_with_soft_limit(void)
+{
+    check_soft_limit();
+    check_no_child();
+}
+
+static int check_limit_in_child(const struct ff_request *request)
+{
+    check_soft_limit();
+    CHECK_INT(request->fd_count, 3);
+    for (uint32_t i = 0; i < request->fd_count; i++)
+        CHECK(request->fds[i] < LOW_LIMIT);
+    return number_fds(request);
+}
+
+/* The server takes more clients than it had descriptors; its children have the old limit, and keep to it. */
+static void test_limit_of_descriptors(void)
+{
+    enum { CLIENTS = 2 * LOW_LIMIT };
+    static const struct ff_fork_hooks hooks = {do_nothing, do_nothing, check_soft_limit};
+    static const struct service limited = {.child = check_limit_in_child,
+                                           .prepare = lower_soft_limit,
+                                           .conclude = conclude_with_soft_limit,
+                                           .hooks = &hooks};
+    struct serving serving;
+    int socks[CLIENTS];
+    uint32_t numbers[3];
+    int ends[2];
+
+    make_pipe(ends);
+    start_server(&serving, &limited);
+    for (int i = 0; i < CLIENTS; i++)
+        socks[i] = connect_client(&serving);
+    start_child(socks[CLIENTS - 1], 1, 0, NULL, 0, (int[]){ends[1], ends[1], ends[1]}, 3);
+    check_exit(socks[CLIENTS - 1], 1, 0);
+    read_all(ends[0], numbers, sizeof numbers);
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK_INT(numbers[i], i);
+    close_both(ends);
+    close_all(socks, CLIENTS);
+    stop_server(&serving);
+}
+
+/* ---- as many children as may live ---- */
+
+static const struct service one_child = {.child = wait_at_gate, .max_children = 1};
+
+static void send_waiting(int sock, uint32_t id, const struct gate *gate, char exit_code)
+{
+    CHECK_INT(ff_client_send(sock, id, 0, &exit_code, 1, (int[]){gate->ready[1], gate->open[0]}, 2), 0);
+}
+
+/* Those that ask for more wait, in turn, and so do their other requests; others are served meanwhile. */
+static void test_max_children(void)
+{
+    struct serving serving;
+    struct gate gates[4];
+    int socks[4];
+    int fd;
+
+    start_server(&serving, &one_child);
+    for (int i = 0; i < 4; i++) {
+        make_gate(&gates[i]);
+        socks[i] = connect_client(&serving);
+    }
+    start_waiting(socks[0], 0, &gates[0], 10);
+    fd = ask_status(socks[0]);
+    for (uint32_t i = 1; i < 4; i++) {
+        send_waiting(socks[i], i, &gates[i], (char)(10 + i));
+        CHECK_INT(ff_client_ask_status(socks[i], 99), 0);
+        CHECK_INT(close(ask_status(socks[0])),
+                  0); /* the server has seen the request before the next one comes */
+    }
+    CHECK_INT(look(fd).starts, 1);
+    for (uint32_t i = 0; i < 4; i++) {
+        for (uint32_t j = i + 1; j < 4; j++)
+            CHECK(!is_readable(socks[j]));
+        CHECK_INT(look(fd).live_children, 1);
+        open_gate(&gates[i]);
+        check_exit(socks[i], i, 10 + (int)i);
+        if (i < 3) {
+            CHECK(await_frame(socks[i + 1], FF_FRAME_STARTED, i + 1) > 0);
+            await_ready(&gates[i + 1], 1);
+            CHECK_INT(close(fd), 0);
+            await_frame_with_fd(socks[i + 1], FF_FRAME_STATUS, 99, &fd);
+        }
+    }
+    for (int i = 0; i < 4; i++)
+        close_gate(&gates[i]);
+    close_all(socks, 4);
+    CHECK_INT(close(fd), 0);
+    stop_server(&serving);
+}
+
+/* It is not started any more, and what it had sent is closed. */
+static void test_waiting_client_that_vanishes(void)
+{
+    struct serving serving;
+    struct gate gate;
+    struct gate other_gate;
+    int sock;
+    int waiting_sock;
+    int fd;
+
+    make_gate(&gate);
+    make_gate(&other_gate);
+    start_server(&serving, &one_child);
+    sock = connect_client(&serving);
+    start_waiting(sock, 1, &gate, 1);
+    waiting_sock = connect_client(&serving);
+    send_waiting(waiting_sock, 2, &other_gate, 2);
+    let_go_of_gate(&other_gate);
+    fd = ask_status(sock);
+    CHECK(!is_readable(other_gate.ready[0]));
+    CHECK_INT(close(waiting_sock), 0);
+    await_end(other_gate.ready[0]);
+    open_gate(&gate);
+    check_exit(sock, 1, 1);
+    CHECK_INT(look(fd).starts, 1);
+    CHECK_INT(look(fd).clients, 1);
+    open_gate(&other_gate);
+    close_gate(&gate);
+    close_gate(&other_gate);
+    close_all((int[]){sock, fd}, 2);
+    stop_server(&serving);
+}
+
+/* Nobody is forgotten, whatever the order; a server that is let go of serves those that wait. */
+static void test_many_wait(void)
+{
+    enum { CLIENTS = 30, EACH = 3 };
+    static const struct service few = {.child = end_as_told, .max_children = 3};
+    struct serving serving;
+    int socks[CLIENTS];
+
+    start_server(&serving, &few);
+    for (int i = 0; i < CLIENTS; i++)
+        socks[i] = connect_client(&serving);
+    for (int i = 0; i < CLIENTS; i++)
+        for (uint32_t id = 0; id < EACH; id++)
+            CHECK_INT(ff_client_send(socks[i], id, 0, (char[]){'x', (char)(i + 1)}, 2, NULL, 0), 0);
+    release_server(&serving);
+    for (int i = 0; i < CLIENTS; i++) {
+        for (int exits = 0; exits < EACH;) {
+            struct ff_frame frame;
+            int fd;
+
+            CHECK_INT(ff_client_receive(socks[i], DEADLINE_MS, &frame, &fd), 1);
+            if (frame.type == FF_FRAME_STARTED)
+                continue;
+            CHECK_INT(frame.type, FF_FRAME_EXITED);
+            CHECK_INT(frame.value, i + 1);
+            exits++;
+        }
+    }
+    await_server_end(&serving);
+    close_all(socks, CLIENTS);
+}
+
+/* ---- served twice ---- */
+
+/* Each call ends at the end of the alive descriptor; the next one finds it at its end and leaves nothing open. */
+static void test_serve_again(void)
+{
+    struct sockaddr_un address;
+    struct ff_server *server;
+    struct ff_request request;
+    struct ff_config config;
+    int listener = make_listener(&address);
+    int alive[2];
+
+    make_pipe(alive);
+    config = serving_config(listener, alive[0]);
+    CHECK_INT(close(alive[1]), 0);
+    CHECK_INT(ff_server_new(&config, &server), 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(ff_server_serve(server, &request), 0);
+    ff_server_free(server);
+    CHECK(!check_fd_is_open(listener));
+    remove_listener(&address);
+}
+
 /* ---- around the fork ---- */
 
 static int hook_fds;
@@ -1474,10 +1711,6 @@ static int compare_hook_fds(const struct ff_request *request)
     CHECK_INT(request->fd_count, 0);
     CHECK_INT(hook_fds, check_count_fds());
     return 0;
-}
-
-static void do_nothing(void)
-{
 }
 
 static void test_hooks(void)
@@ -1638,6 +1871,12 @@ int main(void)
     RUN(test_no_room_for_fds);
     RUN(test_pidfd_without_room);
     RUN(test_no_room_for_clients);
+    RUN(test_strangers_make_room);
+    RUN(test_limit_of_descriptors);
+    RUN(test_max_children);
+    RUN(test_waiting_client_that_vanishes);
+    RUN(test_many_wait);
+    RUN(test_serve_again);
     RUN(test_fork_that_fails);
     RUN(test_hooks);
     RUN(test_stranger_keeps_its_status);

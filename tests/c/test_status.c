@@ -1,6 +1,7 @@
 /* test_status.c: the counters of a server, and the page that tells them. */
 #define _GNU_SOURCE
 
+#include "ff_msg.h"
 #include "ff_status.h"
 #include "ff_util.h"
 #include "io.h"
@@ -155,6 +156,63 @@ static void test_reads_are_consistent(void)
     ff_status_close(&board);
 }
 
+/* Make a page in this process, give its descriptor away, and change two numbers together for ever. */
+__attribute__((noreturn)) static void change_for_ever(int sock)
+{
+    struct ff_status_board board;
+
+    open_board(&board);
+    CHECK_INT(ff_msg_send(sock, "x", 1, &board.fd, 1), 1);
+    for (;;) {
+        board.counts.starts++;
+        board.counts.accept_failures[FF_MAX_ERRNO - 1]++;
+        ff_status_publish(&board);
+    }
+}
+
+static int take_fd(int sock)
+{
+    FF_CLEANUP(ff_reader_clear) struct ff_reader reader;
+
+    ff_reader_init(&reader);
+    CHECK_INT(ff_reader_expect(&reader, 1), 0);
+    await_readable(sock);
+    CHECK_INT(ff_reader_fill(&reader, sock), 1);
+    CHECK_INT(reader.fd_count, 1);
+    return ff_steal_fd(&reader.fds[0]);
+}
+
+/* Stopped at any moment, amid a change as often as not, a writer leaves a sound state to be read. */
+static void test_writer_stopped_anywhere(void)
+{
+    int socks[2];
+    int status;
+    pid_t pid;
+    int fd;
+
+    make_pair(socks);
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0)
+        change_for_ever(socks[1]);
+    fd = take_fd(socks[0]);
+    for (int i = 0; i < 300; i++) {
+        struct ff_status seen;
+
+        poll(NULL, 0, 1); /* it runs for a while, or else is stopped where it was */
+        CHECK_INT(kill(pid, SIGSTOP), 0);
+        CHECK_INT(waitpid(pid, &status, WUNTRACED), pid);
+        CHECK(WIFSTOPPED(status));
+        seen = look(fd);
+        CHECK_INT(seen.starts, seen.accept_failures[FF_MAX_ERRNO - 1]);
+        CHECK_INT(kill(pid, SIGCONT), 0);
+    }
+    CHECK_INT(kill(pid, SIGKILL), 0);
+    await_status(pid);
+    close_both(socks);
+    CHECK_INT(close(fd), 0);
+}
+
 /* Whoever has the descriptor reads, and that is all. */
 static void test_read_only(void)
 {
@@ -276,6 +334,7 @@ int main(void)
     RUN(test_writer_that_stops);
     RUN(test_nothing_is_read_back);
     RUN(test_reads_are_consistent);
+    RUN(test_writer_stopped_anywhere);
     RUN(test_read_only);
 #ifdef __linux__
     RUN(test_opened_again);
