@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import threading
 import time
 
@@ -44,6 +45,10 @@ _HANDOVER = 0.005
 
 _REAP_DEADLINE = 1.0
 """Seconds that a server may take to report a child that is dead, or init to reap one whose server is dead."""
+
+
+_CREDENTIALS = struct.Struct("3i")
+"""``struct ucred`` of unix(7): pid, uid, gid."""
 
 
 class ServerGoneError(ConnectionResetError):
@@ -109,9 +114,10 @@ class Child:
                 self._close_if_unused()
 
     def _close_if_unused(self) -> None:
-        if self._closed and self._waiters == 0 and self.sentinel >= 0:
-            os.close(self.sentinel)
-            self.sentinel = -1
+        if self._closed and self._waiters == 0:
+            sentinel, self.sentinel = self.sentinel, -1
+            if sentinel >= 0:
+                os.close(sentinel)
 
     def recover_exit_code(self) -> int:
         """Find out how the child ended without its server, which has died."""
@@ -136,11 +142,20 @@ class Child:
         return os.waitstatus_to_exitcode(status)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the child; it may have ended. By its pidfd where it has one: its pid may be another's."""
-        with self._guard, contextlib.suppress(ProcessLookupError):
-            if self._is_pidfd and self.sentinel >= 0:
+        """Send a signal to the child; it may have ended, and its pid may be another's by now."""
+        if os.getpid() != self._client_pid:
+            self._send_signal(number)  # after a raw fork: a thread that is no more may have the lock
+            return
+        with self._guard:
+            self._send_signal(number)
+
+    def _send_signal(self, number: int) -> None:
+        if self._closed or self.exit_code is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if self._is_pidfd:
                 signal.pidfd_send_signal(self.sentinel, number)
-            elif not self._is_pidfd and self.exit_code is None:
+            elif self.sentinel < 0 or not _native.is_hung_up(self.sentinel):
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -163,6 +178,8 @@ def _open(
         _await_challenge(sock, keep_waiting, timeout)
         authenticate(sock, authkey)
     except (BlockingIOError, socket.timeout) as error:
+        if timeout is None:
+            raise
         raise _timed_out(timeout) from error
     sock.settimeout(None)
 
@@ -190,6 +207,43 @@ def _await_challenge(sock: socket.socket, keep_waiting: Callable[[], None], time
             )
         if not is_there:
             keep_waiting()
+            if _is_dead(_listener_of(sock)):
+                raise ConnectionRefusedError(
+                    errno.ECONNREFUSED, "the fork server is dead, and its socket is not"
+                )
+
+
+def _listener_of(sock: socket.socket) -> int:
+    """Return the pid of the process that has listened last on the socket that this one is connected to, or 0.
+
+    A process that a preloaded module has forked may keep the socket of a dead template. Whoever connects to it would
+    wait for ever.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid)
+
+
+def _is_dead(pid: int) -> bool:
+    """Whether a process has ended: a zombie has, where there is a /proc to tell."""
+    if pid == 0:
+        return False
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            return stream.read().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return not _exists(pid)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _timed_out(timeout: float | None) -> TimeoutError:

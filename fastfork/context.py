@@ -62,8 +62,8 @@ class FastForkProcess(BaseProcess):
     ----------
     die_with_client:
         True: it is killed, and all below it, when the process that has started it ends in whatever way. None: as its
-        context has it, or else as that process itself was started. The other parameters are those of
-        `multiprocessing.Process`.
+        context has it, or else as that process itself was started. What a process that has ended before left behind
+        lives on. The other parameters are those of `multiprocessing.Process`.
 
     """
 

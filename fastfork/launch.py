@@ -43,6 +43,8 @@ class LaunchedTemplate:
         The template's process, a child of this one.
     alive_fd:
         The write end of the pipe whose end tells the template that its last client has gone.
+    remove_address:
+        Removes the socket of a template that has died, once.
 
     """
 
@@ -55,6 +57,10 @@ class LaunchedTemplate:
         self._report = Reader(report_fd)
         self._limit = _deadline(config.preload_timeout)
         self._is_over_limit = False
+        # At the end of this process a live template is left to itself: it removes its address when it leaves.
+        self.remove_address = util.Finalize(
+            self, _remove_address, (self.process, self.address), exitpriority=-100
+        )
 
     @property
     def pid(self) -> int:
@@ -74,10 +80,6 @@ class LaunchedTemplate:
     def abandon(self) -> None:
         """Close what is this process's alone, in the child of a raw ``os.fork()``: the template is its parent's."""
         self._report.abandon()
-
-    def remove_address(self) -> None:
-        """Remove the socket of a template that has died: its own clean-up did not run."""
-        shutil.rmtree(os.path.dirname(self.address), ignore_errors=True)
 
     def close(self) -> None:
         """Close the descriptors: the template then leaves, once no other client holds them."""
@@ -109,6 +111,12 @@ class LaunchedTemplate:
         """Return the name of the module that the preload has come to; None before the first one or when it serves."""
         begun = 0 if self.is_ready() else self._report.modules_begun()
         return names_to_import(self._config)[begun - 1] if begun else None
+
+
+def _remove_address(process: ChildProcess, address: str) -> None:
+    """Remove the socket of a template that has died: its own clean-up did not run."""
+    if process.has_ended():
+        shutil.rmtree(os.path.dirname(address), ignore_errors=True)
 
 
 def _deadline(timeout: float | None) -> float:

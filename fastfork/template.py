@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import pickle
+import socket
 import sys
 from multiprocessing import util
 
@@ -66,7 +67,14 @@ def _set_up(config: TemplateConfig, report: Report) -> bool:
         if not _preload_and_report(config, report):
             return False
     util._close_stdin()  # type: ignore[attr-defined]
+    _be_listener(config.listener_fd)
     return True
+
+
+def _be_listener(fd: int) -> None:
+    """Have the kernel tell those who connect that it is this process that listens: unix(7), SO_PEERCRED."""
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        listener.listen(socket.SOMAXCONN)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # As in tests/c/Makefile, less -Wmissing-prototypes: the file that cffi writes has none for its entry point.
 CFLAGS = "-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wswitch-enum -Werror"
 
+FAULTS = "tests/fault"
+
 C_FOLDERS = ("csrc", "tests/c", "tests/fault", "tests/fuzz")
 
 # The tests have to meet the wheel and not a fastfork folder that happens to lie beside them.
@@ -84,6 +86,9 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
         *(compat_step(place, item) for item in interpreters if item.carries_suites),
         *(pytest_step(place, item) for item in interpreters),
         pytest_step(place, newest, backend="poll"),
+        # The faults are about the core and the kernel more than about the interpreter.
+        *(fault_step(place, item) for item in dict.fromkeys((oldest, newest))),
+        fault_step(place, newest, backend="poll"),
         Step("tools", partial(install_tools, place, tools), ["build"]),
         Step("lint", partial(lint, place), ["tools"]),
         Step("types", partial(check_types, place), ["tools"]),
@@ -162,14 +167,25 @@ def audit_wheel(place: Place, job: Job) -> None:
 
 
 def pytest_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:
-    """Return the step that runs the tests on `interpreter`, on the event `backend` if one is named."""
-    name = f"pytest-{interpreter.name}" + (f"-{backend}" if backend else "")
+    """Return the step that runs the tests but for the faults, on the event `backend` if one is named."""
+    return _pytest_step("pytest", ("tests", f"--ignore={FAULTS}"), place, interpreter, backend)
+
+
+def fault_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:
+    """Return the step that runs the faults, on the event `backend` if one is named."""
+    return _pytest_step("fault", (FAULTS,), place, interpreter, backend)
+
+
+def _pytest_step(
+    kind: str, selection: Sequence[str], place: Place, interpreter: Interpreter, backend: str
+) -> Step:
+    name = f"{kind}-{interpreter.name}" + (f"-{backend}" if backend else "")
     report = place.work / f"{name}.xml"
     env = {"FASTFORK_BACKEND": backend} if backend else {}
 
     def run(job: Job) -> None:
         report.unlink(missing_ok=True)
-        options = ("-p", "no:cacheprovider", f"--rootdir={place.tree}", f"--junitxml={report}")
+        options = ("-p", "no:cacheprovider", f"--rootdir={place.tree}", f"--junitxml={report}", *selection)
         job.run(place.python(interpreter), "-m", "pytest", *options, cwd=place.tree, env=env)
 
     return Step(name, run, [f"env-{interpreter.name}"], lambda _job: counts.from_junit(report))
