@@ -1,0 +1,842 @@
+"""Deaths of the server and of its client, at each step of a request: the next start works, and no exit code is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from fcntl import ioctl
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import pytest
+from support import targets
+from support.processes import (
+    DEADLINE,
+    PROC,
+    children_of,
+    exit_code_of,
+    fork,
+    is_alive,
+    processes,
+    wait_until,
+)
+
+import fastfork
+from fastfork import _native, auth, client, forkserver
+
+KILLING = [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGHUP]
+"""Signals that end a server."""
+
+
+def state_of(pid):
+    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+def stop(pid):
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: state_of(pid) == "T")
+
+
+def end(pid, number=signal.SIGKILL):
+    """End a child of this process, and leave its exit status to whom it belongs."""
+    resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+    os.kill(pid, number)
+    with contextlib.suppress(
+        ProcessLookupError, ChildProcessError
+    ):  # another thread may be quicker to reap it
+        os.kill(pid, signal.SIGCONT)  # what is stopped dies of SIGKILL alone
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def templates_of(pid):
+    """Return the pids of the templates whose parent is a process."""
+    return [
+        child for child in children_of(pid) if is_alive(child) and "fastfork.template" in command_of(child)
+    ]
+
+
+def command_of(pid):
+    with contextlib.suppress(OSError):
+        return (PROC / str(pid) / "cmdline").read_text()
+    return ""
+
+
+def joined(process):
+    process.join(DEADLINE)
+    return process.exitcode
+
+
+def exit_codes_survive():
+    """Whether the kernel (Linux 6.15) tells the exit code of a process whose parent has died and that is reaped."""
+    if not _native.has_pidfds():
+        return False
+    pid = fork(lambda: None)
+    pidfd = os.pidfd_open(pid)
+    exit_code_of(pid)
+    known = _native.pidfd_exit_code(pidfd) == 0
+    os.close(pidfd)
+    return known
+
+
+class LiveChildren:
+    """Children that live until they are released."""
+
+    ENDS = (
+        (targets.leave_after, 0, 0),
+        (targets.leave_after, 5, 5),
+        (targets.kill_self_after, signal.SIGKILL, -signal.SIGKILL),
+        (targets.kill_self_after, signal.SIGUSR1, -signal.SIGUSR1),
+    )
+
+    def __init__(self, server):
+        self.receiver, self.sender = server.context.Pipe(duplex=False)
+        self.processes = [server.start(target, self.receiver, how) for target, how, _ in self.ENDS]
+        self.receiver.close()
+
+    def check(self, *, server_died):
+        """See that all live and, once they are released, end as they should.
+
+        When their server has died, an old kernel cannot tell how they end, nor, without pidfds, that they live.
+        """
+        told = not server_died or exit_codes_survive()
+        if told:
+            assert all(process.is_alive() for process in self.processes)
+        self.sender.close()
+        for process, (_, _, code) in zip(self.processes, self.ENDS):
+            assert joined(process) in ({code} if told else {code, client.EXIT_CODE_LOST})
+            wait_until(lambda process=process: not is_alive(process.pid))
+
+    def close(self):
+        self.sender.close()
+        for process in self.processes:
+            process.kill()
+            process.join()
+            process.close()
+
+
+@pytest.fixture
+def live(server, monkeypatch):
+    monkeypatch.setattr(client, "_REAP_DEADLINE", DEADLINE)  # there are machines whose init takes its time
+    children = LiveChildren(server)
+    yield children
+    children.close()
+
+
+# ---- the server, by its interface alone ----
+
+
+@pytest.mark.fault("The server is killed")
+@pytest.mark.parametrize("number", KILLING)
+def test_a_server_that_is_killed_loses_no_exit_code_and_the_next_start_has_another_one(server, live, number):
+    before = server.pid
+    end(before, number)
+    server.check_starts(2)
+    assert server.pid != before
+    live.check(server_died=True)
+    server.check_starts(2)
+
+
+@pytest.mark.fault("The server is killed")
+def test_children_that_die_with_their_server_keep_their_exit_codes(server, live):
+    """They are dead, and the server has not been able to tell so, before it is killed."""
+    stop(server.pid)
+    live.sender.close()
+    for process in live.processes:
+        wait_until(lambda process=process: state_of(process.pid) == "Z")
+    end(server.pid)
+    server.check_starts()
+    told = exit_codes_survive()
+    for process, (_, _, code) in zip(live.processes, live.ENDS):
+        assert joined(process) in ({code} if told else {code, client.EXIT_CODE_LOST})
+
+
+@pytest.mark.fault("The server is killed before it has the request")
+@pytest.mark.parametrize("number", KILLING)
+def test_a_server_that_is_killed_before_it_has_read_the_request(server, live, number):
+    """The request is not lost: the next server has it."""
+    stop(server.pid)
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(server.start, targets.leave, 7)
+        wait_until(lambda: has_asked(server))
+        end(server.pid, number)
+        assert joined(started.result(DEADLINE)) == 7
+    live.check(server_died=True)
+
+
+def has_asked(server):
+    """Whether a client waits for a server that is stopped."""
+    if server.kind == "fastfork":
+        return unread_bytes(server._module._forkserver._connection._sock) > 0
+    return Path("/proc/net/unix").read_text().count(f" {server.address}\n") > 1  # and not just the listener
+
+
+def unread_bytes(sock):
+    """Return how many of the bytes that were sent on a socket the other end has not taken yet."""
+    return int.from_bytes(ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.fault("The server gets SIGINT")
+def test_a_server_does_not_care_for_an_interrupt(server, live):
+    before = server.pid
+    for _ in range(5):
+        os.kill(before, signal.SIGINT)
+        server.check_starts()
+    assert server.pid == before
+    live.check(server_died=False)
+
+
+@pytest.mark.fault("The server is stopped for a while")
+def test_a_server_that_is_stopped_goes_on_where_it_was(server, live):
+    before = server.pid
+    with ThreadPoolExecutor(4) as pool:
+        for code in range(5):
+            stop(before)
+            starts = [pool.submit(server.start, targets.leave, code + i) for i in range(4)]
+            os.kill(before, signal.SIGCONT)
+            assert [joined(started.result(DEADLINE)) for started in starts] == [code + i for i in range(4)]
+    stop(before)
+    live.processes[0].join(0.1)
+    assert live.processes[0].exitcode is None
+    os.kill(before, signal.SIGCONT)
+    assert server.pid == before
+    live.check(server_died=False)
+
+
+@pytest.mark.fault("Many start at once when the server has died")
+def test_many_threads_that_find_the_server_dead_start_one_other(server, live):
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            end(server.pid)
+            at_once = threading.Barrier(8)
+
+            def start(code, at_once=at_once):
+                at_once.wait()
+                return joined(server.start(targets.leave, code))
+
+            assert list(pool.map(start, range(8))) == list(range(8))
+            if server.kind == "fastfork":
+                assert templates_of(os.getpid()) == [server.pid]
+    live.check(server_died=True)
+
+
+# ---- the server, at each step of a request ----
+
+
+STEPS = [
+    "before the connection",
+    *(f"before message {number} of the challenge" for number in range(6)),
+    "after the challenge",
+    "amid the request",
+    "after the request",
+    "after the answer",
+]
+"""Of a request that is the first one of its client."""
+
+STEPS_OF_EACH_SIGNAL = ["before message 2 of the challenge", "amid the request", "after the request"]
+
+
+@contextlib.contextmanager
+def at(step, action):
+    """Have an action done when the client comes to a step of a request for the first time, which it has to."""
+    once = iter([action])
+
+    def act(*_arguments):
+        next(once, int)()
+
+    def act_amid(connection, *_arguments):
+        stall(connection, next(once, int))
+
+    first = forkserver._forkserver._forkserver_pid
+
+    def stop_once(*_arguments):
+        if forkserver._forkserver._forkserver_pid == first:
+            stop(first)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if "message" in step:
+            act_at_message(patch, int(step.split()[2]), act)
+        else:
+            owner, name, hook = {
+                "before the connection": (client.Connection, "__init__", act),
+                "after the challenge": (client.Connection, "_request", act),
+                "amid the request": (client.Connection, "_send", act_amid),
+                "after the request": (client.Connection, "_await_answer", act),
+                "after the answer": (client.Child, "__init__", act),
+            }[step]
+            call_before(patch, owner, name, hook)
+        if step == "after the request":  # and before the server has read it
+            call_before(patch, client.Connection, "_send", stop_once)
+        yield
+    assert next(once, None) is None
+
+
+def call_before(patch, owner, name, hook):
+    real = getattr(owner, name)
+
+    def call_both(*arguments, **options):
+        hook(*arguments)
+        return real(*arguments, **options)
+
+    patch.setattr(owner, name, call_both)
+
+
+def act_at_message(patch, number, act):
+    """Act before one of the six messages that client and server send each other in turn."""
+    messages = iter(range(1000))
+
+    def count(*_arguments):
+        if next(messages) == number:
+            act()
+
+    call_before(patch, auth, "_send", count)
+    call_before(patch, auth, "_receive", count)
+
+
+def stall(connection, action):
+    """Have the server stopped and the action done once the first part of the request, and no more, is on its way."""
+    if action is int:
+        return  # done before: this is the request to the next server
+    stop(forkserver._forkserver._forkserver_pid)
+    with socket.socket(fileno=os.dup(connection._sock)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+    def act_amid():
+        wait_until(lambda: unread_bytes(connection._sock) > 0)
+        action()
+
+    threading.Thread(target=act_amid).start()
+
+
+LONG = bytes(60_000)
+"""More than what is on its way of a request amid it."""
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        *((signal.SIGKILL, step) for step in STEPS),
+        *((number, step) for number in KILLING[1:] for step in STEPS_OF_EACH_SIGNAL),
+    ],
+)
+def test_a_server_that_dies_at_a_step_of_a_request(server, live, number, step):
+    before = server.pid
+    forget_connection()
+    with at(step, lambda: end(before, number)):
+        code = joined(server.start(targets.leave_with_length, LONG))
+    expected = {len(LONG) % 251}
+    if step == "after the answer":
+        if not exit_codes_survive():
+            expected.add(client.EXIT_CODE_LOST)
+    else:
+        assert templates_of(os.getpid()) == [server.pid] != [before]
+    assert code in expected
+    live.check(server_died=True)
+    server.check_starts()
+
+
+@pytest.mark.parametrize("kind", ["stopped", "interrupted"])
+def test_a_server_that_is_disturbed_at_each_step_of_a_request_goes_on(server, live, kind):
+    before = server.pid
+
+    def disturb():
+        if kind == "interrupted":
+            os.kill(before, signal.SIGINT)
+            os.kill(before, signal.SIGCONT)
+        else:
+            stop(before)
+            threading.Timer(0.05, os.kill, (before, signal.SIGCONT)).start()
+
+    for step in STEPS:
+        forget_connection()
+        with at(step, disturb):
+            assert joined(server.start(targets.leave_with_length, LONG)) == len(LONG) % 251
+    assert server.pid == before
+    live.check(server_died=False)
+
+
+def forget_connection():
+    """Have the next request make another connection; the one that there is stays that of its children."""
+    forkserver._forkserver._connection = None
+
+
+@pytest.mark.parametrize("moment", ["before", "after_in_parent"])
+def test_a_server_that_dies_as_it_forks_leaves_its_client_with_one_clear_error(tmp_path, monkeypatch, moment):
+    """The request is read, there is no answer: nobody can tell whether there is a child. The next start works."""
+    (tmp_path / "stops_at_fork.py").write_text(
+        "import os, signal\n"
+        "def stop():\n"
+        f"    if os.path.exists({str(tmp_path / 'stop')!r}): os.kill(os.getpid(), signal.SIGSTOP)\n"
+        f"os.register_at_fork({moment}=stop)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    forkserver.set_forkserver_preload(["stops_at_fork"])
+    ctx = fastfork.get_context()
+    first = ctx.Process(target=targets.leave, args=(3,))
+    first.start()
+    assert joined(first) == 3
+    (tmp_path / "stop").touch()
+    before = forkserver._forkserver._forkserver_pid
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(ctx.Process(target=targets.nothing).start)
+        wait_until(lambda: state_of(before) == "T")
+        os.kill(before, signal.SIGKILL)
+        error = starting.exception(DEADLINE)
+    assert isinstance(error, BrokenPipeError)
+    assert "may or may not" in str(error)
+    (tmp_path / "stop").unlink()
+    second = ctx.Process(target=targets.leave, args=(4,))
+    second.start()
+    assert joined(second) == 4
+
+
+# ---- many who find the server dead ----
+
+
+MANY = """
+import multiprocessing, os, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+
+import fastfork
+
+THREADS = 4
+
+
+def command_of(pid):
+    with open(f"/proc/{pid}/cmdline") as stream:
+        return stream.read()
+
+
+def template():
+    \"\"\"Return the pid of the only template that this process has started.\"\"\"
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as stream:
+                state, parent = stream.read().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z" and "fastfork.template" in command_of(name):
+                found.append(int(name))
+        except OSError:
+            pass
+    (pid,) = found
+    return pid
+
+
+def start_all_at_once(go):
+    at_once = threading.Barrier(THREADS)
+
+    def start(code):
+        go.wait(60)
+        at_once.wait()
+        process = context.Process(target=sys.exit, args=(code,))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(start, range(THREADS)))
+
+
+def work(ready, go, answers):
+    context.Process(target=int).start()
+    ready.release()
+    codes = start_all_at_once(go)
+    answers.put((codes, template(), os.getpid()))
+    answers.close()
+    answers.join_thread()
+    go.wait()
+    sys.exit(9)
+
+
+context = fastfork.get_context()
+
+if __name__ == "__main__":
+    ready, go, answers = context.Semaphore(0), context.Event(), context.Queue()
+    workers = [context.Process(target=work, args=(ready, go, answers)) for _ in range(5)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        ready.acquire()
+    before = template()
+    os.kill(before, 9)
+    os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
+    threading.Timer(0.1, go.set).start()
+    mine = start_all_at_once(go)
+    found = [(mine, template(), os.getpid())] + [answers.get(timeout=60) for _ in workers]
+    assert all(codes == list(range(THREADS)) for codes, *_ in found), found
+    assert len({pid for _, pid, _ in found} - {before}) == 6
+    for worker in workers:
+        worker.join()
+    print(*(worker.exitcode for worker in workers))
+"""
+
+
+def test_many_threads_of_many_processes_that_find_their_server_dead_have_one_other_each(programs):
+    """A process of the tree cannot tell the others of the template that it starts: there is one for each that asks."""
+    outcome = programs.run(MANY)
+    told = "9 9 9 9 9" if exit_codes_survive() else "255 255 255 255 255"
+    assert outcome.lines == [told]
+
+
+# ---- the client ----
+
+
+class Running:
+    """A program that runs, and all that descends from it, by a mark in the environment."""
+
+    def __init__(self, programs, source, *arguments, directory, **options):
+        self.directory = directory
+        self.directory.mkdir()
+        self._mark = f"FASTFORK_TEST_OF_DEATH={directory}".encode()
+        self.popen = subprocess.Popen(
+            [sys.executable, programs.write("program.py", source), *arguments],
+            env={**os.environ, "TMPDIR": str(directory), "FASTFORK_TEST_OF_DEATH": str(directory)},
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            **options,
+        )
+
+    def read(self):
+        """Return a line that it has written, as numbers where these are."""
+        assert wait([self.popen.stdout], DEADLINE)
+        words = self.popen.stdout.readline().decode().split()
+        return [int(word) if word.isdigit() else word for word in words]
+
+    def pids(self):
+        """Return the pids of those that still run."""
+        return [
+            process.pid for process in processes() if is_alive(process.pid) and self._has_mark(process.pid)
+        ]
+
+    def _has_mark(self, pid):
+        try:
+            return self._mark in (PROC / str(pid) / "environ").read_bytes()
+        except OSError:
+            return False
+
+    def sockets(self):
+        return [
+            path.name for path in self.directory.iterdir() if path.name.startswith(("fastfork-", "pymp-"))
+        ]
+
+    def kill(self):
+        self.popen.kill()
+        self.popen.wait()
+
+    def close(self):
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.kill()
+        self.popen.stdout.close()
+
+
+@pytest.fixture
+def running(programs, tmp_path):
+    """Run a program of this module, whose temporary files have a folder of their own."""
+    opened = []
+
+    def run(source, *arguments, **options):
+        opened.append(Running(programs, source, *arguments, directory=tmp_path / "t", **options))
+        return opened[-1]
+
+    yield run
+    for program in opened:
+        program.close()
+
+
+CLIENT = """
+import multiprocessing, os, signal, subprocess, sys, time
+from multiprocessing import shared_memory
+
+import fastfork
+
+def report(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+def work(number, *held):
+    report(os.getpid())
+    multiprocessing.parent_process().join()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    lock, memory = context.Lock(), shared_memory.SharedMemory(create=True, size=100)
+    queue, event = context.Queue(), context.Event()
+    for number in range(int(sys.argv[2])):
+        context.Process(target=work, args=(number, lock, queue, event, memory)).start()
+    if sys.argv[2] == "0":
+        context.Process(target=int).start()
+    report(memory.name)
+    time.sleep(600)
+"""
+
+METHODS = {"fastfork": "fastfork", "stdlib": "forkserver"}
+
+
+@pytest.mark.fault("The client is killed")
+@pytest.mark.parametrize("children", [0, 3])
+def test_a_client_that_is_killed_leaves_nothing(server, running, children):
+    """Children that care for their parent leave, then their server does; the resource tracker clears up after all."""
+    program = running(CLIENT, METHODS[server.kind], str(children), stderr=subprocess.DEVNULL)
+    words = sorted(map(str, (program.read()[0] for _ in range(children + 1))))
+    assert len(program.sockets()) == 1
+    program.kill()
+    wait_until(lambda: program.pids() == [])
+    assert program.sockets() == []
+    assert not any(Path("/dev/shm", word).exists() for word in words)
+
+
+FAMILY = """
+import os, signal, subprocess, sys, time
+
+import fastfork
+
+def report(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+def wait():
+    report(os.getpid())
+    time.sleep(600)
+
+def deaf():
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    wait()
+
+def stopped():
+    report(os.getpid())
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def with_subprocess():
+    subprocess.Popen(["/bin/sleep", "600"])
+    wait()
+
+def with_shell():
+    subprocess.Popen("/bin/sleep 600 & /bin/sleep 600", shell=True)
+    wait()
+
+def with_daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        time.sleep(600)
+    os.wait()
+    wait()
+
+def executed():
+    report(os.getpid())
+    os.execv("/bin/sleep", ["sleep", "600"])
+
+def with_process():
+    process = context.Process(target=with_subprocess)
+    process.start()
+    wait()
+
+def with_process_and_gone():
+    receiver, sender = context.Pipe(duplex=False)
+    context.Process(target=say_and_wait, args=(sender,)).start()
+    receiver.recv()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def say_and_wait(sender):
+    subprocess.Popen(["/bin/sleep", "600"])
+    report(os.getpid())
+    sender.send("begun")
+    time.sleep(600)
+
+def without_descriptors():
+    report(os.getpid())
+    os.closerange(0, 65536)
+    time.sleep(600)
+
+context = fastfork.get_context(die_with_client=True)
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        context.Process(target=globals()[name]).start()
+    time.sleep(600)
+"""
+
+MEMBERS = {
+    "wait": 1,
+    "deaf": 1,
+    "stopped": 1,
+    "with_subprocess": 1,
+    "with_shell": 1,
+    "with_daemon": 1,
+    "executed": 1,
+    "with_process": 2,
+    "without_descriptors": 1,
+}
+"""How many lines the children of `FAMILY` write."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_children_that_are_to_die_with_their_client_do_and_whatever_descends_from_them(running, number):
+    program = running(FAMILY, *MEMBERS)
+    for _ in range(sum(MEMBERS.values())):
+        program.read()
+    # Beside those that report: client, template, resource tracker, and five that are started in turn.
+    wait_until(lambda: len(program.pids()) >= sum(MEMBERS.values()) + 3 + 5)
+    os.kill(program.popen.pid, number)
+    wait_until(lambda: program.pids() == [])
+    assert program.sockets() == []
+
+
+def test_a_process_that_is_to_die_with_its_client_does_when_that_is_a_child(running):
+    program = running(FAMILY, "with_process_and_gone")
+    (inner,) = program.read()
+    wait_until(lambda: not is_alive(inner))
+    wait_until(lambda: len(program.pids()) == 3)
+    assert program.popen.poll() is None
+
+
+def test_only_children_that_are_to_die_with_their_client_do(running):
+    program = running(
+        FAMILY.replace("context.Process(target=globals()[name]).start()", "start(name)").replace(
+            'if __name__ == "__main__":',
+            "def start(name):\n"
+            "    kept = fastfork.get_context(template='kept')\n"
+            "    kept.Process(target=globals()[name], die_with_client=name == 'with_subprocess').start()\n\n"
+            'if __name__ == "__main__":',
+        ),
+        "with_subprocess",
+        "wait",
+    )
+    first, second = program.read()[0], program.read()[0]
+    program.kill()
+    wait_until(lambda: len(program.pids()) == 3)  # it, template and resource tracker
+    survivor = first if is_alive(first) else second
+    assert survivor in program.pids()
+    os.kill(survivor, signal.SIGKILL)
+    wait_until(lambda: program.pids() == [])
+    assert program.sockets() == []
+
+
+SERVER_DIES = """
+import os, sys, time
+import multiprocessing
+
+import fastfork
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    process = context.Process(target=int)
+    process.start()
+    process.join()
+    server = fastfork.forkserver if sys.argv[1] == "fastfork" else multiprocessing.forkserver
+    os.kill(server._forkserver._forkserver_pid, 9)
+    print("killed", flush=True)
+"""
+
+
+@pytest.mark.fault("The server is killed, and its client ends")
+def test_a_client_whose_server_was_killed_leaves_nothing(server, running):
+    program = running(SERVER_DIES, METHODS[server.kind])
+    assert program.read() == ["killed"]
+    assert program.popen.wait(DEADLINE) == 0
+    wait_until(lambda: program.pids() == [])
+    assert program.sockets() == []
+
+
+# ---- a terminal ----
+
+
+TERMINAL = """
+import multiprocessing, os, signal, sys, time
+
+import fastfork
+
+def report(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+def wait(how):
+    if how == "catches":
+        try:
+            report("ready")
+            time.sleep(600)
+        except KeyboardInterrupt:
+            report("child: interrupted")
+            sys.exit(3)
+    if how == "ignores":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        report("ready")
+        multiprocessing.parent_process().join(1)
+        sys.exit(4)
+    report("ready")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    processes = [
+        context.Process(target=wait, args=(sys.argv[2],), name=f"worker-{number}") for number in range(3)
+    ]
+    for process in processes:
+        process.start()
+    if sys.argv[2] == "nothing":
+        report("ready")
+        for process in processes:
+            process.join()
+    try:
+        report("ready")
+        for process in processes:
+            process.join()
+    except KeyboardInterrupt:
+        report("client: interrupted")
+    for process in processes:
+        process.join()
+        report(process.name, process.exitcode)
+    again = context.Process(target=report, args=("again",))
+    again.start()
+    again.join()
+"""
+
+
+def run_at_terminal(programs, *arguments):
+    """Run a program at a terminal, and press ^C once it and its children are ready: its status and output."""
+    master, slave = os.openpty()
+    command = [sys.executable, str(programs.write("program.py", TERMINAL)), *arguments]
+    own = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", own, *command],
+        env={**os.environ, "NO_COLOR": "1"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    output = b""
+    with contextlib.suppress(OSError):  # EIO: no process has the terminal any more
+        while part := os.read(master, 4096):
+            output += part
+            if output.count(b"ready") == 4 and b"^C" not in output:
+                os.write(master, b"\x03")
+                while b"^C" not in output:
+                    output += os.read(master, 4096)
+    os.close(master)
+    return process.wait(DEADLINE), sorted(essential(output.decode()))
+
+
+def essential(text):
+    """Return the lines of a text that tell what happened, and not by which way it came there."""
+    lines = (line.replace("^C", "").strip("\r") for line in text.split("\n"))
+    return [
+        line
+        for line in lines
+        if line and not line.startswith((" ", "Traceback", "During", "Exception ignored"))
+    ]
+
+
+@pytest.mark.parametrize("how", ["catches", "ignores", "nothing"])
+def test_an_interrupt_at_a_terminal_is_that_of_the_standard_library(programs, how):
+    mine = run_at_terminal(programs, "fastfork", how)
+    assert mine == run_at_terminal(programs, "forkserver", how)
+    assert ("again" in mine[1]) == (how != "nothing")

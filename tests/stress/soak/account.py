@@ -1,0 +1,242 @@
+"""The account of a soak: every start, how it had to end and how it did, and which fault explains a difference."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import errno
+import itertools
+import math
+import signal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .journal import owner_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .watch import Sample
+
+LONGEST_START = 90.0
+"""Seconds after which a start that has come to no end is a problem."""
+
+ROOT = "root"
+"""The client that starts the others."""
+
+EXIT_CODE_LOST = 255
+
+RECENT = 1.0
+"""Seconds before a start from which on faults are named beside its problem."""
+
+
+class FaultKind(NamedTuple):
+    """A fault that may show in starts, and how."""
+
+    name: str
+    errnos: frozenset[int] = frozenset()
+    """What a start may fail with while it lasts."""
+    loses_exit_codes: bool = False
+    """Whether children may end with `EXIT_CODE_LOST` where nobody can tell how they ended."""
+
+
+TEMPLATE_KILLED = FaultKind(
+    "a template is killed", frozenset({errno.EPIPE, errno.ECONNRESET}), loses_exit_codes=True
+)
+TEMPLATE_STOPPED = FaultKind("a template is stopped for a while")
+TEMPLATE_LIMITED = FaultKind("a template has no descriptors for a while", frozenset({errno.EMFILE}))
+CLIENT_LIMITED = FaultKind("a client has no descriptors for a while", frozenset({errno.EMFILE}))
+CLIENT_KILLED = FaultKind("a client is killed")
+CHILD_KILLED = FaultKind("a child is killed")
+
+CLIENT_RESTARTS = "a client restarts its template"
+"""A fault of which nobody may notice anything, like those of `vandals`."""
+
+
+@dataclasses.dataclass
+class Fault:
+    """A fault that was made to happen."""
+
+    kind: FaultKind
+    begin: float
+    end: float = math.inf
+    client: str | None = None
+    """The only client that it may show in; None: all of them."""
+
+    def was_during(self, begin: float, end: float) -> bool:
+        return self.begin <= end and begin <= self.end
+
+    def may_show_in(self, owner: str) -> bool:
+        return self.client is None or _is_thread_of(owner, self.client)
+
+
+class Start(NamedTuple):
+    """A start that has not come to its end."""
+
+    id: str
+    exit_code: int
+    """What it has to end with."""
+    die_with_client: bool
+    begin: float
+
+
+class Account:
+    """What all clients have written down, judged."""
+
+    def __init__(self, *, loses_exit_codes: bool) -> None:
+        self.starts = 0
+        self.right = 0
+        self.explained: collections.Counter[str] = collections.Counter()
+        self.problems: list[str] = []
+        self.faults: collections.Counter[str] = collections.Counter()
+        self.idle: tuple[Sample, Sample] | None = None
+        """What the conductor's own template held before there were clients and after."""
+        self.ready: set[str] = set()
+        """The names of the clients that have begun."""
+        self._loses_exit_codes = loses_exit_codes
+        self._open: dict[str, Start] = {}
+        self._pids: dict[str, int] = {}
+        self._lasting: list[Fault] = []
+        self._killed: dict[int, list[tuple[float, str]]] = {}
+        self._ended_early: set[str] = set()
+
+    # ---- faults ----
+
+    def fault(self, kind: FaultKind, now: float, client: str | None = None) -> Fault:
+        """Note that a fault begins now, before it does; its end is to be set when it is over."""
+        made = Fault(kind, now, client=client)
+        self.faults[kind.name] += 1
+        self._lasting.append(made)
+        return made
+
+    def kills_child(self, pid: int, now: float) -> None:
+        self.faults[CHILD_KILLED.name] += 1
+        self._killed.setdefault(pid, []).append((now, CHILD_KILLED.name))
+
+    def kills_client(self, name: str, pid: int, now: float) -> list[tuple[str, int]]:
+        """Note that a client is about to be killed; returns those of its children that have to go with it."""
+        self.faults[CLIENT_KILLED.name] += 1
+        self._killed.setdefault(pid, []).append((now, CLIENT_KILLED.name))
+        self._ended_early.add(name)
+        return [
+            (start.id, self._pids[start.id])
+            for start in self._open.values()
+            if start.die_with_client and start.id in self._pids and _is_thread_of(owner_of(start.id), name)
+        ]
+
+    def killed_templates_since(self, begin: float) -> bool:
+        return any(fault.kind is TEMPLATE_KILLED and fault.end >= begin for fault in self._lasting)
+
+    # ---- what clients have written ----
+
+    def take(self, entry: list[Any]) -> None:
+        """Take one entry of a client's journal."""
+        kind, *values, now = entry
+        getattr(self, f"_take_{kind.replace(' ', '_')}")(*values, now)
+
+    def _take_ready(self, client: str, _now: float) -> None:
+        self.ready.add(client)
+
+    def _take_start(self, start_id: str, exit_code: int, die_with_client: bool, now: float) -> None:
+        self.starts += 1
+        self._open[start_id] = Start(start_id, exit_code, die_with_client, now)
+
+    def _take_pid(self, start_id: str, pid: int, _now: float) -> None:
+        self._pids[start_id] = pid
+
+    def _take_end(self, start_id: str, pid: int, exit_code: int | None, now: float) -> None:
+        start = self._close(start_id)
+        if exit_code == start.exit_code:
+            self.right += 1
+            return
+        cause = self._cause_of_end(start, pid, exit_code, now)
+        if cause is None:
+            self._problem(start, f"exit code {exit_code} and not {start.exit_code}", now)
+        else:
+            self._ended_early.add(start_id)
+            self.explained[
+                f"exit code {exit_code if exit_code != -signal.SIGKILL else 'SIGKILL'}: {cause}"
+            ] += 1
+
+    def _take_error(self, start_id: str, what: str, number: int | None, now: float) -> None:
+        start = self._close(start_id)
+        cause = self._cause_of_error(start, number, now)
+        if cause is None or number is None:
+            self._problem(start, what, now)
+        else:
+            self.explained[f"{errno.errorcode[number]}: {cause}"] += 1
+
+    def _take_fault(self, name: str, _now: float) -> None:
+        self.faults[name] += 1
+
+    def _take_restart_error(self, what: str, number: int | None, now: float) -> None:
+        if not any(number in fault.kind.errnos for fault in self._faults_between(now - LONGEST_START, now)):
+            self.problems.append(f"restart() raised {what}")
+
+    # ---- judgement ----
+
+    def _cause_of_end(self, start: Start, pid: int, exit_code: int | None, now: float) -> str | None:
+        kills = self._killed.get(pid, ()) if exit_code == -signal.SIGKILL else ()
+        for time, cause in kills:
+            if start.begin <= time <= now:
+                return cause
+        if exit_code == EXIT_CODE_LOST and self._loses_exit_codes:
+            faults = self._faults_between(start.begin, now)
+            return next((fault.kind.name for fault in faults if fault.kind.loses_exit_codes), None)
+        return None
+
+    def _cause_of_error(self, start: Start, number: int | None, now: float) -> str | None:
+        faults = self._faults_between(start.begin, now)
+        owner = owner_of(start.id)
+        return next(
+            (fault.kind.name for fault in faults if number in fault.kind.errnos and fault.may_show_in(owner)),
+            None,
+        )
+
+    def _faults_between(self, begin: float, end: float) -> Iterator[Fault]:
+        return (fault for fault in self._lasting if fault.was_during(begin, end))
+
+    def late(self, now: float) -> list[Start]:
+        """Return the starts of clients, not those of clients themselves, that have come to no end for too long."""
+        old = itertools.takewhile(lambda start: now - start.begin > LONGEST_START, self._open.values())
+        return [
+            start for start in old if owner_of(start.id) != ROOT and not self._has_lost_its_client(start.id)
+        ]
+
+    def settle(self, now: float) -> None:
+        """Close the account: what is open now was lost with its client, or is a problem."""
+        for start in list(self._open.values()):
+            if self._has_lost_its_client(start.id):
+                self._close(start.id)
+                self.explained["no end: its client was killed"] += 1
+            else:
+                self._problem(self._close(start.id), "no end", now)
+
+    def _has_lost_its_client(self, start_id: str) -> bool:
+        """Whether its client was killed, or the client of that one, and so on."""
+        owner = owner_of(start_id)
+        if not owner:
+            return False
+        return (
+            owner in self._ended_early
+            or owner.partition("-")[0] in self._ended_early
+            or (owner in self._open and self._has_lost_its_client(owner))
+            or self._has_lost_its_client(owner)
+        )
+
+    def _close(self, start_id: str) -> Start:
+        self._pids.pop(start_id, None)
+        return self._open.pop(start_id)
+
+    def _problem(self, start: Start, what: str, now: float) -> None:
+        since = ", ".join(
+            f"{fault.kind.name} {now - fault.begin:.2f} s before"
+            for fault in self._faults_between(start.begin - RECENT, now)
+        )
+        self.problems.append(
+            f"start {start.id}, {now - start.begin:.2f} s ago: {what} ({since or 'no fault'})"
+        )
+
+
+def _is_thread_of(owner: str, client: str) -> bool:
+    """Whether this is a thread of the client, such as c3-0 of c3, and not a child of it, such as c3-0.17."""
+    return owner.partition("-")[0] == client and "." not in owner

@@ -1,0 +1,322 @@
+"""The run of a soak: it keeps the clients going, makes faults, reads what clients write down, watches the templates."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.support.processes import wait_until
+
+from . import clients, report, watch
+from .account import ROOT, Account
+from .clients import LONGEST_JOIN, Order
+from .faults import Faults
+from .journal import Reader
+from .servers import server as server_called
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from .report import Options
+    from .watch import Sample
+
+TICK = 0.1  # seconds
+SAMPLES = 1.0  # seconds from one look at the templates to the next
+PROGRESS = 10.0  # seconds
+STANDSTILL = 120.0
+"""Seconds without an entry in any journal after which the run is given up."""
+
+USUAL_LIMIT = 1024  # descriptors
+
+IDLE_STARTS = 30
+MOST_GROWTH_WHILE_IDLE = 2 << 20
+"""Bytes of private memory that the template may keep of a whole run, once it has no client any more."""
+
+
+@dataclasses.dataclass
+class Client:
+    """A client that runs."""
+
+    name: str
+    pid: int
+    pidfd: int
+    reader: Reader
+    process: Any
+    """What started it from the template; None for one that was forked from the conductor."""
+    start_id: str
+
+
+class Conductor:
+    """One run."""
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        self._options = options
+        self._folder = folder
+        self._server = server_called(options.on)
+        self._account = Account(loses_exit_codes=self._server.loses_exit_codes)
+        self._watch = Watch(Path(tempfile.gettempdir()), options.clients)
+        self._clients: list[Client] = []
+        self._readers: list[Reader] = []
+        self._numbers = itertools.count(1)
+        self._ended_by_signal = False
+        self._problems_shown = 0
+        self._begin = self._last_entry = time.monotonic()
+        stop_r, stop_w = os.pipe()
+        self._stop_r, self._stop_w = Connection(stop_r, writable=False), Connection(stop_w, readable=False)
+
+    def run(self) -> dict[str, Any]:
+        """Run until there have been enough starts for long enough; returns the summary."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._end)
+        _have_usual_limit()
+        idle = self._idle_sample()
+        with self._stop_w:  # whatever happens, the clients end
+            seconds = self._run_clients()
+        self._check_idle(idle)
+        self._server.stop()
+        return report.summary(self._options, self._account, self._watch, seconds)
+
+    def _run_clients(self) -> float:
+        """Keep clients going until there have been enough starts, and end them; returns the seconds of the former."""
+        self._begin = time.monotonic()
+        faults = Faults(
+            self._account,
+            self._watch,
+            lambda: self._clients,
+            seed=self._options.seed,
+            seconds=self._options.minutes * 60,
+            keeps_connections=self._server.keeps_connections,
+        )
+        try:
+            self._go_on(faults)
+        except Exception:
+            self._account.problems.append(f"the conductor itself has failed: {traceback.format_exc()}")
+        seconds = time.monotonic() - self._begin
+        self._finish(faults)
+        return seconds
+
+    def _end(self, *_arguments: object) -> None:
+        self._ended_by_signal = True
+
+    # ---- the run ----
+
+    def _go_on(self, faults: Faults) -> None:
+        next_sample = next_progress = self._begin
+        while not self._is_over():
+            if not faults.has_stopped_a_template:  # it is for the conductor to have it go on
+                self._replace_clients()
+            self._read_journals()
+            faults.make()
+            now = time.monotonic()
+            if now >= next_sample:
+                next_sample = now + SAMPLES
+                self._watch.sample(now)
+            if now >= next_progress:
+                next_progress = now + PROGRESS
+                self._check_late_starts(now)
+                self._show_progress(now)
+            time.sleep(TICK)
+
+    def _show_progress(self, now: float) -> None:
+        print(report.progress(self._options, self._account, self._watch, now - self._begin))
+        for problem in self._account.problems[self._problems_shown :]:
+            print(f"        {problem}")
+        self._problems_shown = len(self._account.problems)
+        sys.stdout.flush()
+
+    def _is_over(self) -> bool:
+        now = time.monotonic()
+        if now - self._last_entry > STANDSTILL:
+            self._account.problems.append(f"nothing has happened for {STANDSTILL:.0f} s: given up")
+            return True
+        is_enough = (
+            self._account.starts >= self._options.starts and now - self._begin >= self._options.minutes * 60
+        )
+        return is_enough or self._ended_by_signal
+
+    def _read_journals(self) -> None:
+        for reader in self._readers:
+            for entry in reader.entries():
+                self._last_entry = time.monotonic()
+                self._account.take(entry)
+
+    def _check_late_starts(self, now: float) -> None:
+        for start in self._account.late(now):
+            self._account.take(["end", start.id, 0, None, now])
+            self._show_stacks()
+
+    def _show_stacks(self) -> None:
+        """Have each client write the stacks of its threads to standard error."""
+        for client in self._clients:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(client.pidfd, signal.SIGUSR2)
+
+    # ---- clients ----
+
+    def _replace_clients(self) -> None:
+        for client in [client for client in self._clients if _has_ended(client, 0)]:
+            self._part_from(client, 0)
+        while len(self._clients) < self._options.clients and self._start_client():
+            pass
+
+    def _start_client(self) -> bool:
+        """Start a client, by turns from the template and by a fork of this process: whether that went well."""
+        number = next(self._numbers)
+        order = Order(
+            name=f"c{number}",
+            server=self._options.on,
+            seed=f"{self._options.seed}-{number}",
+            journal=str(self._folder / f"c{number}.journal"),
+            threads=self._options.threads,
+            restarts=number % 4 == 2,
+        )
+        process, start_id = None, f"{ROOT}.{number}"
+        if number % 2 or not self._server.works_after_fork:
+            process = self._start_from_template(order, start_id)
+            if process is None:
+                return False
+        pid = self._fork(order) if process is None else process.pid
+        reader = Reader(Path(order.journal))
+        self._readers.append(reader)
+        self._clients.append(Client(order.name, pid, os.pidfd_open(pid), reader, process, start_id))
+        return True
+
+    def _start_from_template(self, order: Order, start_id: str) -> Any:
+        process = self._server.process(clients.run, order, self._stop_r, die_with_client=False)
+        self._account.take(["start", start_id, 0, False, time.monotonic()])
+        try:
+            process.start()
+        except Exception as error:
+            self._account.take(
+                ["error", start_id, repr(error), getattr(error, "errno", None), time.monotonic()]
+            )
+            return None
+        return process
+
+    def _fork(self, order: Order) -> int:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_DFL)
+                self._stop_w.close()
+                clients.run(order, self._stop_r)
+                code = 0
+            finally:
+                os._exit(code)
+        return pid
+
+    def _part_from(self, client: Client, expected: int) -> None:
+        """Take leave of a client that has ended."""
+        self._clients.remove(client)
+        self._read_journals()
+        now = time.monotonic()
+        if client.process is None:
+            code = os.waitstatus_to_exitcode(os.waitpid(client.pid, 0)[1])
+            if code not in (expected, -signal.SIGKILL):
+                self._account.problems.append(f"client {client.name} has ended with {code}")
+        else:
+            client.process.join(LONGEST_JOIN)
+            self._account.take(["end", client.start_id, client.pid, client.process.exitcode, now])
+            client.process.close()
+        os.close(client.pidfd)
+
+    # ---- the end ----
+
+    def _finish(self, faults: Faults) -> None:
+        """Have the clients finish what they are at, and close the account."""
+        faults.end()
+        self._stop_w.close()
+        deadline = time.monotonic() + 2 * LONGEST_JOIN
+        for client in list(self._clients):
+            if not _has_ended(client, max(0.0, deadline - time.monotonic())):
+                self._give_up(client)
+            self._part_from(client, 0)
+        faults.check_all_orphans()
+        _continue_stopped(self._options.mark)
+        self._read_journals()
+        self._account.settle(time.monotonic())
+        self._watch.check_growth()
+
+    def _give_up(self, client: Client) -> None:
+        self._show_stacks()
+        time.sleep(1)  # for the stacks to be written
+        self._account.problems.append(f"client {client.name} does not end")
+        self._account.kills_client(client.name, client.pid, time.monotonic())
+        signal.pidfd_send_signal(client.pidfd, signal.SIGKILL)
+        _has_ended(client, LONGEST_JOIN)
+
+    # ---- the idle template ----
+
+    def _idle_sample(self) -> tuple[int, Sample]:
+        """Return the template of this process and what it holds while nobody wants anything of it."""
+        for _ in range(IDLE_STARTS):
+            process = self._server.process(time.sleep, 0, die_with_client=False)
+            process.start()
+            process.join(LONGEST_JOIN)
+            assert process.exitcode == 0
+            process.close()
+        pid = self._own_template()
+        return pid, watch.measure(pid, time.monotonic(), 0)
+
+    def _own_template(self) -> int:
+        """Return the pid of the template that serves this process: what is left when the clients have gone."""
+        wait_until(lambda: len(self._watch.templates()) == 1)
+        return self._watch.templates()[0]
+
+    def _check_idle(self, before: tuple[int, Sample]) -> None:
+        """See that the template of this process is again what it was before it had clients."""
+        pid, first = before
+        try:
+            now_pid, last = self._idle_sample()
+            if last.descriptors > first.descriptors:
+                with contextlib.suppress(AssertionError):
+                    wait_until(lambda: watch.measure(now_pid, 0, 0).descriptors <= first.descriptors, 10)
+                last = watch.measure(now_pid, 0, 0)
+        except Exception as error:
+            self._account.problems.append(f"no template is left as it was: {error!r}")
+            return
+        self._account.idle = first, last
+        if last.descriptors > first.descriptors:
+            self._account.problems.append(
+                f"the idle template has {last.descriptors} descriptors and not {first.descriptors}"
+            )
+        if pid == now_pid and last.private - first.private > MOST_GROWTH_WHILE_IDLE:
+            self._account.problems.append(
+                f"the idle template has {last.private - first.private} bytes of private memory more"
+            )
+
+
+def _has_ended(client: Client, timeout: float) -> bool:
+    poller = select.poll()
+    poller.register(client.pidfd, select.POLLIN)
+    return bool(poller.poll(timeout * 1000))
+
+
+def _have_usual_limit() -> None:
+    """Have a soft limit of descriptors below the hard one: a template then has more than it gives to its children.
+
+    So what limits a template for a while is no matter of theirs.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(USUAL_LIMIT, hard // 2), hard))
+
+
+def _continue_stopped(mark: str) -> None:
+    """Let go on what has stopped itself and has lost the client that would have killed it."""
+    for pid in watch.marked(mark):
+        with contextlib.suppress(OSError):
+            if watch.state_of(pid) == "T":
+                os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,143 @@
+"""The fork servers that a soak can run on, by one interface."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PRELOAD = ["tests.stress.soak.clients"]
+
+_FD_COUNT = 20
+"""Where the number of descriptors stands in a request of fastfork's."""
+
+
+class Server:
+    """A fork server as its clients see it."""
+
+    name: str
+    loses_exit_codes: bool
+    """Whether nobody can tell how a child ended that has outlived its template."""
+    keeps_connections: bool
+    """Whether a template has a connection to each of its clients, once it serves."""
+    works_after_fork: bool
+    """Whether a process that was forked without multiprocessing can start others."""
+
+    def __init__(self, context: Any, module: Any) -> None:
+        self.context = context
+        self._module = module
+
+    def process(self, target: Callable[..., object], *arguments: object, die_with_client: bool) -> Any:
+        """Make a process that is yet to be started."""
+        raise NotImplementedError
+
+    def restart(self) -> bool:
+        """Let go of the template and start another one: whether there is such a thing."""
+        return False
+
+    def authenticate(self, sock: socket.socket, key: bytes) -> None:
+        """Go through the challenge on a connected socket; nothing where the server has none."""
+
+    def request(self, payload: bytes, fd_count: int) -> bytes:
+        """Return the bytes that ask for a child."""
+        raise NotImplementedError
+
+    @property
+    def address(self) -> str | None:
+        """The path of the template's socket; None while there is none."""
+        return self._module._forkserver._forkserver_address
+
+    @property
+    def authkey(self) -> bytes | None:
+        return getattr(self._module._forkserver, "_forkserver_authkey", None)
+
+    def stop(self) -> None:
+        """Stop the template that this process has started."""
+        self._module._forkserver._stop()
+
+
+class Fastfork(Server):
+    """fastfork, on the backend that ``FASTFORK_BACKEND`` chooses."""
+
+    name = "fastfork"
+    keeps_connections = True
+    works_after_fork = True
+
+    def __init__(self) -> None:
+        from fastfork import forkserver, get_context
+
+        super().__init__(get_context(preload=PRELOAD), forkserver)
+        self.loses_exit_codes = not _pidfds_tell_exit_codes()
+
+    def process(self, target: Callable[..., object], *arguments: object, die_with_client: bool) -> Any:
+        return self.context.Process(target=target, args=arguments, die_with_client=die_with_client)
+
+    def restart(self) -> bool:
+        import fastfork
+
+        fastfork.restart()
+        return True
+
+    def authenticate(self, sock: socket.socket, key: bytes) -> None:
+        from fastfork.auth import authenticate
+
+        authenticate(sock, key)
+
+    def request(self, payload: bytes, fd_count: int) -> bytes:
+        from fastfork import _native
+
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            _native.send_request(ours.fileno(), 1, 0, payload, [])
+            frame = bytearray(theirs.recv(2 * _native.MAX_PAYLOAD, socket.MSG_DONTWAIT))
+        struct.pack_into("=I", frame, _FD_COUNT, fd_count)
+        return bytes(frame)
+
+
+class StandardLibrary(Server):
+    """multiprocessing's own fork server."""
+
+    name = "stdlib"
+    loses_exit_codes = True
+    keeps_connections = False
+    works_after_fork = False
+
+    def __init__(self) -> None:
+        multiprocessing.set_forkserver_preload(PRELOAD)
+        super().__init__(multiprocessing.get_context("forkserver"), multiprocessing.forkserver)
+
+    def process(self, target: Callable[..., object], *arguments: object, die_with_client: bool) -> Any:
+        return self.context.Process(target=target, args=arguments)
+
+    def request(self, payload: bytes, fd_count: int) -> bytes:
+        return bytes([fd_count]) * 30  # no more than its first byte means anything
+
+
+def _pidfds_tell_exit_codes() -> bool:
+    """Whether the kernel (Linux 6.15) tells the exit code of a process that has been reaped."""
+    from fastfork import _native
+
+    if not _native.has_pidfds():
+        return False
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    pidfd = os.pidfd_open(pid)
+    os.waitpid(pid, 0)
+    with contextlib.closing(os.fdopen(pidfd)):
+        return _native.pidfd_exit_code(pidfd) == 0
+
+
+SERVERS = {server.name: server for server in (Fastfork, StandardLibrary)}
+
+
+@functools.cache
+def server(name: str) -> Server:
+    """Return this process's way to the fork server called `name`."""
+    return SERVERS[name]()

@@ -1,0 +1,218 @@
+"""What templates hold while they serve: descriptors, memory, children, and whether that grows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import statistics
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.support.processes import PROC, is_alive, processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+WARM_UP = 15.0
+"""Seconds of a template's life that do not count: its first requests of each kind."""
+
+FEWEST_SAMPLES = 40
+"""Samples after which the life of a template is long enough to tell a trend."""
+
+MOST_GROWTH_PER_CLIENT = 10
+"""Descriptors: the clients of a template come and go, and so do the connections of their vandals and what those send.
+That nothing is left of them is seen at the end, when there are no clients."""
+
+MOST_GROWTH_OF_MEMORY = 1 << 20  # bytes, of the resident and of the private memory
+
+LONGEST_ZOMBIE = 20.0
+"""Seconds that a dead child may wait for its template, which may be stopped for a while."""
+
+_LISTENS = 0x10000
+"""The flag of a listening socket in proc_net_unix(5)."""
+
+
+class Sample(NamedTuple):
+    """What one template held at one time."""
+
+    time: float
+    descriptors: int
+    resident: int  # bytes
+    private: int  # bytes: its own memory, that which children still share included
+    children: int
+
+
+@dataclasses.dataclass
+class Life:
+    """A template, from when it was first seen."""
+
+    pid: int
+    begin: float
+    samples: list[Sample] = dataclasses.field(default_factory=list)
+    zombies: dict[int, float] = dataclasses.field(default_factory=dict)
+    """Dead children that have not been reaped, and since when."""
+
+    def growth(self) -> tuple[int, int, int] | None:
+        """How many descriptors, bytes of resident and of private memory more than after the warm-up it has at its end.
+
+        None where the life was too short to tell. Descriptors are compared by their least number, since others come
+        and go, the memory by its median.
+        """
+        steady = [sample for sample in self.samples if sample.time >= self.begin + WARM_UP]
+        if len(steady) < FEWEST_SAMPLES:
+            return None
+        quarter = len(steady) // 4
+        first, last = steady[:quarter], steady[-quarter:]
+        return (
+            min(sample.descriptors for sample in last) - min(sample.descriptors for sample in first),
+            int(_median(s.resident for s in last) - _median(s.resident for s in first)),
+            int(_median(s.private for s in last) - _median(s.private for s in first)),
+        )
+
+
+def _median(values: Iterable[int]) -> float:
+    return statistics.median(values)
+
+
+class Watch:
+    """The templates whose sockets lie in one folder, and that have so many clients at most."""
+
+    def __init__(self, folder: Path, clients: int) -> None:
+        self._clients = clients
+        self._folder = str(folder)
+        self._sockets: dict[int, int] = {}
+        """The templates that were found, by the inode of the socket that each listens on."""
+        self.lives: dict[int, Life] = {}
+        self.problems: list[str] = []
+
+    def templates(self) -> list[int]:
+        """Return the pids of the templates that live now, the oldest first."""
+        listening = set(_listening_sockets(self._folder))
+        self._sockets = {
+            inode: pid for inode, pid in self._sockets.items() if inode in listening and is_alive(pid)
+        }
+        if listening - self._sockets.keys():
+            self._sockets.update(_holders(listening))
+        return sorted(self._sockets.values(), key=_birth)
+
+    def serving(self) -> list[int]:
+        """Return the pids of the templates that have a connection to somebody."""
+        listening = {f"socket:[{inode}]" for inode in self._sockets}
+        return [
+            pid
+            for pid in self.templates()
+            if any(name.startswith("socket:") and name not in listening for name in _open_files(str(pid)))
+        ]
+
+    def known(self) -> set[int]:
+        """Return the pids of the templates that lived when it was last looked."""
+        return set(self._sockets.values())
+
+    def sample(self, now: float) -> None:
+        """Look at every template."""
+        table = list(processes())
+        for pid in self.templates():
+            with contextlib.suppress(OSError):
+                life = self.lives.setdefault(pid, Life(pid, now))
+                children = [process for process in table if process.parent == pid]
+                life.samples.append(measure(pid, now, len(children)))
+                self._note_zombies(life, {child.pid for child in children if child.state == "Z"}, now)
+
+    def _note_zombies(self, life: Life, zombies: set[int], now: float) -> None:
+        life.zombies = {pid: life.zombies.get(pid, now) for pid in zombies}
+        for pid, since in life.zombies.items():
+            if now - since > LONGEST_ZOMBIE:
+                self.problems.append(f"template {life.pid} has left its child {pid} a zombie")
+                life.zombies[pid] = now + 1e9
+
+    def check_growth(self) -> None:
+        """See that no template has grown."""
+        limits = (MOST_GROWTH_PER_CLIENT * self._clients, MOST_GROWTH_OF_MEMORY, MOST_GROWTH_OF_MEMORY)
+        for life in self.lives.values():
+            growth = life.growth()
+            if growth is not None and any(grown > limit for grown, limit in zip(growth, limits)):
+                descriptors, resident, private = growth
+                self.problems.append(
+                    f"template {life.pid} has grown: descriptors {descriptors:+}, resident memory {resident:+} bytes, "
+                    f"private memory {private:+} bytes"
+                )
+
+
+def measure(pid: int, now: float, children: int) -> Sample:
+    """Return what a process holds. Raises `OSError` when it has ended."""
+    memory = {}
+    for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        memory[name] = int(rest.split()[0]) * 1024
+    return Sample(
+        now,
+        len(os.listdir(PROC / str(pid) / "fd")),
+        memory["Rss"],
+        memory["Anonymous"],
+        children,
+    )
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process, one letter of proc_pid_stat(5). Raises `OSError` when there is none."""
+    return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+
+
+def marked(mark: str) -> list[int]:
+    """Return the pids of the processes that were started with ``NAME=value`` in their environment; not this one."""
+    found = []
+    for process in processes():
+        with contextlib.suppress(OSError):
+            variables = (PROC / str(process.pid) / "environ").read_bytes().split(b"\0")
+            if mark.encode() in variables and process.pid != os.getpid():
+                found.append(process.pid)
+    return found
+
+
+def is_used(path: Path) -> bool:
+    """Whether a process has a file open or mapped, or the file has gone: other programs have theirs, for a time."""
+    for entry in os.listdir(PROC):
+        if entry.isdigit() and (str(path) in _open_files(entry) or str(path) in _maps(entry)):
+            return True
+    return not path.exists()
+
+
+def _maps(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        return (PROC / pid / "maps").read_text(errors="replace")
+    return ""
+
+
+def _listening_sockets(folder: str) -> Iterator[int]:
+    """Yield the inodes of the sockets that somebody listens on in this folder."""
+    for line in (PROC / "net/unix").read_text(errors="replace").splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7].startswith(folder) and int(fields[3], 16) & _LISTENS:
+            yield int(fields[6])
+
+
+def _holders(inodes: set[int]) -> dict[int, int]:
+    """Return who listens on these sockets. A client that launches and a child that is born hold them for a moment."""
+    names = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, set[int]] = {}
+    for entry in os.listdir(PROC):
+        if entry.isdigit():
+            for name in _open_files(entry):
+                if name in names:
+                    found.setdefault(names[name], set()).add(int(entry))
+    return {inode: pids.pop() for inode, pids in found.items() if len(pids) == 1}
+
+
+def _open_files(pid: str) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(PROC / pid / "fd"):
+            with contextlib.suppress(OSError):
+                yield os.readlink(PROC / pid / "fd" / fd)
+
+
+def _birth(pid: int) -> int:
+    """Return when a process was started, in ticks; now, for one that has ended."""
+    with contextlib.suppress(OSError):
+        return int((PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    return 1 << 62

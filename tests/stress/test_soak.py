@@ -1,0 +1,143 @@
+"""A short soak, with each kind of fault: every start is accounted for. And that the account sees what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stress.soak import account as accounts
+from stress.soak.account import Account
+from stress.soak.watch import FEWEST_SAMPLES, WARM_UP, Life, Sample, Watch
+
+ROOT = Path(__file__).parents[2]
+STARTS = 400
+MINUTES = 0.3
+LIMIT = 600  # seconds; only a failure takes as long
+
+
+def test_a_short_soak(tmp_path):
+    """The long one is `python -m tests.stress.soak`."""
+    path = tmp_path / "figures.json"
+    options = ["--starts", str(STARTS), "--minutes", str(MINUTES), "--clients", "4", "--json", str(path)]
+    outcome = subprocess.run(
+        [sys.executable, "-m", "tests.stress.soak", *options, "--logs", str(tmp_path / "logs")],
+        check=False,
+        cwd=ROOT,
+        timeout=LIMIT,
+    )
+    figures = json.loads(path.read_text())
+    assert figures["problems"] == []
+    assert outcome.returncode == 0
+    assert figures["starts"] >= STARTS
+    assert figures["right"] + sum(figures["explained"].values()) == figures["starts"]
+    assert [fault for fault, times in figures["faults"].items() if times == 0] == []
+
+
+# ---- the account ----
+
+
+@pytest.fixture
+def account():
+    return Account(loses_exit_codes=False)
+
+
+def start(account, number=1, client="c1-0", *, exit_code=0, die_with_client=False):
+    start_id = f"{client}.{number}"
+    account.take(["start", start_id, exit_code, die_with_client, 10.0])
+    return start_id
+
+
+def test_a_right_exit_code_is_right(account):
+    account.take(["end", start(account, exit_code=5), 100, 5, 11.0])
+    assert (account.starts, account.right, account.problems) == (1, 1, [])
+
+
+@pytest.mark.parametrize("code", [1, -signal.SIGKILL, 255, None])
+def test_another_exit_code_is_a_problem(account, code):
+    account.fault(accounts.TEMPLATE_KILLED, 10.5)
+    account.take(["end", start(account), 100, code, 11.0])
+    assert len(account.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("pid", "time", "is_explained"), [(100, 10.5, True), (100, 9.0, False), (101, 10.5, False)]
+)
+def test_only_a_kill_of_that_very_process_explains_its_death(account, pid, time, is_explained):
+    account.kills_child(pid, time)
+    account.take(["end", start(account), 100, -signal.SIGKILL, 11.0])
+    assert len(account.problems) == (not is_explained)
+
+
+@pytest.mark.parametrize(("time", "is_explained"), [(10.5, True), (9.0, False)])
+def test_a_lost_exit_code_is_explained_where_nobody_can_tell_it(time, is_explained):
+    account = Account(loses_exit_codes=True)
+    account.fault(accounts.TEMPLATE_KILLED, time).end = time
+    account.take(["end", start(account), 100, 255, 11.0])
+    assert len(account.problems) == (not is_explained)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "client", "is_explained"),
+    [
+        (errno.EMFILE, accounts.TEMPLATE_LIMITED, None, True),
+        (errno.EMFILE, accounts.CLIENT_LIMITED, "c1", True),
+        (errno.EMFILE, accounts.CLIENT_LIMITED, "c2", False),
+        (errno.EMFILE, accounts.TEMPLATE_KILLED, None, False),
+        (errno.EPIPE, accounts.TEMPLATE_KILLED, None, True),
+        (errno.EPIPE, accounts.TEMPLATE_STOPPED, None, False),
+        (None, accounts.TEMPLATE_KILLED, None, False),
+    ],
+)
+def test_an_error_is_explained_by_a_fault_that_may_cause_it(account, number, kind, client, is_explained):
+    account.fault(kind, 10.5, client).end = 10.7
+    account.take(["error", start(account), "OSError()", number, 11.0])
+    assert len(account.problems) == (not is_explained)
+
+
+def test_what_is_open_at_the_end_was_lost_with_its_client_or_is_a_problem(account):
+    start(account, client="c1-0")
+    start(account, client="c1-0.1")  # of a child of that client
+    lonely = start(account, client="c2-0")
+    account.kills_client("c1", 50, 11.0)
+    account.settle(12.0)
+    assert account.explained == {"no end: its client was killed": 2}
+    assert len(account.problems) == 1
+    assert lonely in account.problems[0]
+
+
+def test_a_start_that_comes_to_no_end_is_late(account):
+    start(account, client=accounts.ROOT)  # a client, which lives as long as it may
+    start_id = start(account)
+    assert account.late(11.0) == []
+    assert [late.id for late in account.late(11.0 + accounts.LONGEST_START)] == [start_id]
+
+
+def test_processes_that_have_to_go_with_their_client(account):
+    goes = start(account, 1, die_with_client=True)
+    stays = start(account, 2)
+    of_another = start(account, 3, "c2-0", die_with_client=True)
+    for pid, start_id in enumerate((goes, stays, of_another)):
+        account.take(["pid", start_id, pid, 10.5])
+    assert account.kills_client("c1", 50, 11.0) == [(goes, 0)]
+
+
+# ---- the watch ----
+
+
+@pytest.mark.parametrize(
+    ("slope", "has_grown"),
+    [((0, 0, 0), False), ((1, 0, 0), True), ((0, 1 << 16, 0), True), ((0, 0, 1 << 16), True)],
+    ids=["steady", "descriptors", "resident", "private"],
+)
+def test_growth_is_seen(tmp_path, slope, has_grown):
+    watch = Watch(tmp_path, clients=1)
+    life = watch.lives[1] = Life(1, 0.0)
+    for second in range(int(WARM_UP) + 2 * FEWEST_SAMPLES):
+        life.samples.append(Sample(second, *(1000 + rate * second for rate in slope), 0))
+    watch.check_growth()
+    assert len(watch.problems) == has_grown
