@@ -200,6 +200,14 @@ struct ff_child *ff_children_reap_each(struct ff_children *children)
     return dead;
 }
 
+struct ff_child *ff_children_take_lost(struct ff_children *children)
+{
+    struct ff_child *lost = children->lost;
+
+    children->lost = NULL;
+    return lost;
+}
+
 size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds)
 {
     size_t count = 0;

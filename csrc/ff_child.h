@@ -54,6 +54,10 @@ struct ff_child *ff_children_reap(struct ff_children *children);
 /* The same, but each child is asked for by itself: that finds those that somebody else has reaped. */
 struct ff_child *ff_children_reap_each(struct ff_children *children);
 
+/* Those whose pid another child has got: they leave as a list. To be asked for after every ff_children_add(), since
+ * nobody disowns them, nor closes their descriptors in a child. */
+struct ff_child *ff_children_take_lost(struct ff_children *children);
+
 /* Copy the held descriptors to ret_fds, which has room for one for each child: how many there are. */
 size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds);
 

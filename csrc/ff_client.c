@@ -98,6 +98,7 @@ static int receive_whole(struct ff_reader *reader, int sock)
 int ff_client_receive(int sock, int timeout_ms, struct ff_frame *ret_frame, int *ret_fd)
 {
     FF_CLEANUP(ff_reader_clear) struct ff_reader reader;
+    struct ff_frame frame;
     int result = timeout_ms == 0 ? POLLIN : ff_wait_readable(sock, timeout_ms);
 
     ff_reader_init(&reader);
@@ -113,9 +114,10 @@ int ff_client_receive(int sock, int timeout_ms, struct ff_frame *ret_frame, int 
         result = receive_whole(&reader, sock);
     if (result < 0)
         return result;
-    memcpy(ret_frame, reader.bytes, sizeof *ret_frame);
-    if (ret_frame->magic != FF_MAGIC || ret_frame->version != FF_PROTOCOL_VERSION)
+    memcpy(&frame, reader.bytes, sizeof frame);
+    if (frame.magic != FF_MAGIC || frame.version != FF_PROTOCOL_VERSION)
         return -EPROTO;
+    *ret_frame = frame;
     *ret_fd = reader.fd_count > 0 ? ff_steal_fd(&reader.fds[0]) : -1;
     return 1;
 }

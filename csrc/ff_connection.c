@@ -269,6 +269,9 @@ enum ff_connection_event ff_connection_read(struct ff_connection *connection, co
     while (may_read(connection)) {
         int result = ff_reader_fill(&connection->reader, connection->sock);
 
+        /* Whoever has not proved that it knows the key has no descriptors kept here. */
+        if (ff_connection_is_stranger(connection) && connection->reader.fd_count > 0)
+            result = -E2BIG;
         if (result < 0)
             take_read_error(connection, result);
         if (result <= 0)

@@ -396,6 +396,37 @@ static void report_started(struct ff_server *server, struct ff_connection *conne
     restore_reserve(server);
 }
 
+/* The sentinel ends at once, even when the client reads nothing; but behind the exit code when it does. */
+static void report_exit(struct ff_server *server, struct ff_child *child)
+{
+    struct ff_connection *owner = child->owner;
+    FF_CLEANUP(ff_fd_drop) int held_fd = -1;
+
+    if (child->stream)
+        write_stream(child, child->exit_code);
+    if (owner == NULL) {
+        ff_child_free(child);
+        return;
+    }
+    held_fd = ff_steal_fd(&child->held_fd);
+    owner->child_count--;
+    ff_connection_post_exit(owner, child);
+    ff_connection_flush(owner);
+    watch_connection(server, owner);
+}
+
+static void report_dead(struct ff_server *server, struct ff_child *dead)
+{
+    if (dead != NULL)
+        publish_numbers(server);
+    while (dead != NULL) {
+        struct ff_child *child = dead;
+
+        dead = child->next;
+        report_exit(server, child);
+    }
+}
+
 static pid_t fork_for(struct fork_job *job)
 {
     if (job->child == NULL || job->fds_to_close == NULL)
@@ -422,11 +453,10 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
         job.child->pid = pid;
         ff_children_add(&server->children, job.child);
         connection->child_count++;
-        if (server->children.is_suspicious && server->next_check == 0) /* it has another one's pid */
-            server->next_check = ff_seconds_now();
         server->status.counts.starts++;
         publish_numbers(server);
         report_started(server, connection, job.child);
+        report_dead(server, ff_children_take_lost(&server->children)); /* whoever had that pid before */
         return false;
     }
     if (job.child != NULL)
@@ -491,36 +521,6 @@ static bool serve_client(struct ff_server *server, struct ff_connection *connect
 }
 
 /* ---- deaths ---- */
-
-/* The sentinel ends at once, even when the client reads nothing; but behind the exit code when it does. */
-static void report_exit(struct ff_server *server, struct ff_child *child)
-{
-    struct ff_connection *owner = child->owner;
-    FF_CLEANUP(ff_fd_drop) int held_fd = -1;
-
-    if (child->stream)
-        write_stream(child, child->exit_code);
-    if (owner == NULL) {
-        ff_child_free(child);
-        return;
-    }
-    held_fd = ff_steal_fd(&child->held_fd);
-    owner->child_count--;
-    ff_connection_post_exit(owner, child);
-    ff_connection_flush(owner);
-    watch_connection(server, owner);
-}
-
-static void report_dead(struct ff_server *server, struct ff_child *dead)
-{
-    publish_numbers(server);
-    while (dead != NULL) {
-        struct ff_child *child = dead;
-
-        dead = child->next;
-        report_exit(server, child);
-    }
-}
 
 static void reap_children(struct ff_server *server)
 {
