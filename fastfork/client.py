@@ -44,7 +44,10 @@ _HANDOVER = 0.005
 """Seconds after which a thread that waits for its turn looks whether another one has received what it is after."""
 
 _REAP_DEADLINE = 1.0
-"""Seconds that a server may take to report a child that is dead, or init to reap one whose server is dead."""
+"""Seconds that a server may take to report a child that is dead."""
+
+_INIT_DEADLINE = 10.0
+"""Seconds that init may take to reap a child whose server is dead: it tells how the child ended then, if not before."""
 
 
 _CREDENTIALS = struct.Struct("3i")
@@ -123,13 +126,25 @@ class Child:
         """Find out how the child ended without its server, which has died."""
         if not self._is_pidfd:
             return EXIT_CODE_LOST
-        code = self._exit_code_of_zombie()
-        if code is None:
-            poller = select.poll()
-            poller.register(self.sentinel, 0)  # a hang-up: it has been reaped, and its exit code is there
-            poller.poll(_REAP_DEADLINE * 1000)
-            code = _native.pidfd_exit_code(self.sentinel)
+        poller = select.poll()
+        poller.register(self.sentinel, 0)  # a hang-up: it has been reaped
+        deadline = time.monotonic() + _INIT_DEADLINE
+        is_reaped, code = self._is_reaped(), self._exit_code_without_server()
+        while code is None and not is_reaped and time.monotonic() < deadline:
+            poller.poll(_RECHECK * 1000)
+            is_reaped, code = self._is_reaped(), self._exit_code_without_server()
         return EXIT_CODE_LOST if code is None else code
+
+    def _is_reaped(self) -> bool:
+        try:
+            signal.pidfd_send_signal(self.sentinel, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    def _exit_code_without_server(self) -> int | None:
+        code = self._exit_code_of_zombie()
+        return _native.pidfd_exit_code(self.sentinel) if code is None else code
 
     def _exit_code_of_zombie(self) -> int | None:
         """Return the exit code of a child that init has not reaped yet, from its last field in proc_pid_stat(5)."""

@@ -55,7 +55,7 @@ class LaunchedTemplate:
         self.alive_fd = alive_fd
         self._config = config
         self._report = Reader(report_fd)
-        self._limit = _deadline(config.preload_timeout)
+        self._deadline = math.inf
         self._is_over_limit = False
         # At the end of this process a live template is left to itself: it removes its address when it leaves.
         self.remove_address = util.Finalize(
@@ -72,8 +72,15 @@ class LaunchedTemplate:
         return self._report.is_ready()
 
     def keep_limit(self) -> None:
-        """End it if its preload has gone on beyond the time limit: what it left to that end has not helped."""
-        if time.monotonic() >= self._limit and not self.is_ready():
+        """End it if its preload goes on beyond the time limit: what the template does itself to that end has failed.
+
+        Time counts from the first call that finds it preloading.
+        """
+        limit = self._config.preload_timeout
+        if limit is None or self.is_ready() or not self._report.modules_begun():
+            return
+        self._deadline = min(self._deadline, time.monotonic() + limit + _LIMIT_GRACE)
+        if time.monotonic() >= self._deadline:
             self._is_over_limit = not self.process.has_ended()
             self.process.kill()
 
@@ -93,14 +100,14 @@ class LaunchedTemplate:
         failure = self._report.failure()
         if failure is not None:
             return _with_note(PreloadError(*failure))
-        if self._is_over_limit or self._report.stacks():
-            return _with_note(self._time_limit_error())
+        limit = self._config.preload_timeout
+        if limit is not None and (self._is_over_limit or self._report.stacks()):
+            return _with_note(self._time_limit_error(limit))
         return None
 
-    def _time_limit_error(self) -> PreloadError:
+    def _time_limit_error(self, limit: float) -> PreloadError:
         module = self.module_being_preloaded()
         what = "its modules" if module is None else repr(module)
-        limit = self._config.preload_timeout
         reason = (
             f"the fork server could not preload {what} within the time limit (preload_timeout={limit:g} s)"
         )
@@ -117,10 +124,6 @@ def _remove_address(process: ChildProcess, address: str) -> None:
     """Remove the socket of a template that has died: its own clean-up did not run."""
     if process.has_ended():
         shutil.rmtree(os.path.dirname(address), ignore_errors=True)
-
-
-def _deadline(timeout: float | None) -> float:
-    return math.inf if timeout is None else time.monotonic() + timeout + _LIMIT_GRACE
 
 
 def _with_note(error: PreloadError) -> PreloadError:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import types
@@ -24,6 +25,8 @@ import fastfork
 from fastfork import context, forkserver, installation
 
 os.environ[MARK] = str(os.getpid())
+# A shell that runs the tests in its background has them, and all that they start, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Each of these changes what is tested; the tests that are about one set it.
 for variable in ("FASTFORK_INSTALL", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED"):
     os.environ.pop(variable, None)

@@ -306,7 +306,7 @@ def check_crowd(server, payload, limits, bytes_for_each):
             serve_newcomer(server)
             assert resident_bytes(server.pid) - before < len(limits) * bytes_for_each, "memory without bound"
         left.append(resident_bytes(server.pid))
-    assert left[-1] - left[0] < 4 * MEBIBYTE, "memory leaks"
+    assert left[-1] - left[0] < 5 * MEBIBYTE, "memory leaks"
 
 
 SILENT = 5
@@ -334,7 +334,7 @@ def test_more_silent_clients_than_the_server_holds(server, many_descriptors):
 PAUSE = 0.002
 """Seconds between two clients that come and go: what is measured is the server, not the want of a third core."""
 
-ATTEMPTS = 5
+ATTEMPTS = 4
 PAIRS = 3
 STARTS = 100
 """Of one block: its 99th percentile is the second largest, so that one hiccup of the machine does not count."""

@@ -732,7 +732,9 @@ if __name__ == "__main__":
     process.start()
     process.join()
     server = fastfork.forkserver if sys.argv[1] == "fastfork" else multiprocessing.forkserver
-    os.kill(server._forkserver._forkserver_pid, 9)
+    pid = server._forkserver._forkserver_pid
+    os.kill(pid, 9)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     print("killed", flush=True)
 """
 

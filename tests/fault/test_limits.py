@@ -25,8 +25,11 @@ def limited(pid, kind, value):
     """Lower a soft limit of a process for a while."""
     soft, hard = resource.prlimit(pid, kind)
     resource.prlimit(pid, kind, (value, hard))
-    yield
-    resource.prlimit(pid, kind, (soft, hard))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, kind, (soft, hard))
 
 
 @contextlib.contextmanager
@@ -234,9 +237,9 @@ def test_processes_of_a_user(server, programs, tmp_path):
         command = [*as_nobody(), *command]
     environment = {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     outcome = programs.command(*command, environment=environment)
-    assert outcome.stderr == ""
     assert outcome.lines[-1].endswith("True"), "server died"
     assert outcome.lines == ["launch EAGAIN", "start EAGAIN EAGAIN", "again 3 5 True"]
+    assert outcome.stderr == ""
 
 
 def as_nobody():

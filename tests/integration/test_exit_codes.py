@@ -211,7 +211,7 @@ def end_template(template):
 
 
 def test_processes_that_outlive_their_template_keep_their_exit_codes_where_pidfds_tell(ctx, monkeypatch):
-    monkeypatch.setattr(client, "_REAP_DEADLINE", DEADLINE)  # there are machines whose init takes its time
+    monkeypatch.setattr(client, "_INIT_DEADLINE", DEADLINE)  # there are machines whose init takes its time
     receiver, sender = ctx.Pipe(duplex=False)
     ends = [(targets.leave_after, 0), (targets.leave_after, 5), (targets.kill_self_after, signal.SIGKILL)]
     processes = [ctx.Process(target=target, args=(receiver, end)) for target, end in ends]
@@ -224,6 +224,20 @@ def test_processes_that_outlive_their_template_keep_their_exit_codes_where_pidfd
     receiver.close()
     told = [0, 5, -signal.SIGKILL] if pidfds_tell_exit_codes() else [255] * 3
     assert [process.exitcode for process in processes] == told
+
+
+def test_an_exit_code_is_recovered_without_a_free_descriptor_where_pidfds_tell(ctx, monkeypatch):
+    """The record of a zombie in /proc cannot be opened: then its reaping is waited for."""
+    monkeypatch.setattr(client, "_INIT_DEADLINE", DEADLINE)
+    monkeypatch.setattr(client.Child, "_exit_code_of_zombie", lambda self: None)
+    receiver, sender = ctx.Pipe(duplex=False)
+    process = ctx.Process(target=targets.leave_after, args=(receiver, 5))
+    process.start()
+    end_template(forkserver._forkserver)
+    sender.close()
+    process.join(DEADLINE)
+    receiver.close()
+    assert process.exitcode == (5 if pidfds_tell_exit_codes() else 255)
 
 
 def test_exit_codes_that_the_template_had_told_before_its_end_are_kept(ctx, template):

@@ -22,7 +22,7 @@ from .report import Options
 from .servers import SERVERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 MARK = "FASTFORK_SOAK"
 FIGURES = "figures.json"
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, logs: Path, temporary: Path) -> dict[str,
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"problems": []}
     if status != 0:
         figures["problems"].append(f"the conductor has ended with {status}")
-    figures["problems"] += _left(f"{MARK}={value}", temporary, shared)
+    figures["problems"] += _left(f"{MARK}={value}", temporary, shared, figures.get("may be left", ()))
     return figures
 
 
@@ -94,7 +94,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             process.terminate()
 
 
-def _left(mark: str, folder: Path, shared: set[Path]) -> list[str]:
+def _left(mark: str, folder: Path, shared: set[Path], may_be_left: Collection[str]) -> list[str]:
     """End what is left of the run, and say what that was."""
     problems = []
     try:
@@ -104,7 +104,7 @@ def _left(mark: str, folder: Path, shared: set[Path]) -> list[str]:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             problems.append(f"process {pid} is left, in state {watch.state_of(pid)}: {command[:200]}")
             os.kill(pid, signal.SIGKILL)
-    problems += [f"{path} is left" for path in folder.iterdir()]
+    problems += [f"{path} is left" for path in folder.iterdir() if str(path) not in may_be_left]
     problems += [
         f"{path} is left" for path in set(SHARED_MEMORY.iterdir()) - shared if not watch.is_used(path)
     ]

@@ -139,6 +139,7 @@ class Faults:
         pidfd = os.pidfd_open(victim)
         try:
             if victim in _children(template):  # and no other process that has got its pid
+                self._watch.expects_death_of(victim)
                 self._account.kills_child(victim, time.monotonic())
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
@@ -146,6 +147,7 @@ class Faults:
 
     def _kill_client(self) -> None:
         client = self._chance.choice(self._clients())
+        self._watch.expects_death_of(client.pid)
         now = time.monotonic()
         templates = set(self._watch.templates())
         for start_id, pid in self._account.kills_client(client.name, client.pid, now):
@@ -234,6 +236,7 @@ class Faults:
     def _kill_template(self) -> None:
         pid = self._chance.choice(self._watch.templates())
         pidfd = os.pidfd_open(pid)
+        self._watch.expects_death_of(pid)
         fault = self._account.fault(accounts.TEMPLATE_KILLED, time.monotonic())
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         _has_ended(pidfd, DEATH_DEADLINE)

@@ -58,6 +58,7 @@ def summary(options: Options, account: Account, watch: Watch, seconds: float) ->
         "faults": {name: account.faults[name] for name in _all_faults()},
         "templates": [_life(life) for life in watch.lives.values() if life.samples],
         "idle": None if account.idle is None else [sample._asdict() for sample in account.idle],
+        "may be left": sorted(watch.may_be_left),
         "problems": account.problems + watch.problems,
     }
 

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import os
 import statistics
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.support.processes import PROC, is_alive, processes
+from tests.support.processes import PROC, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +26,9 @@ MOST_GROWTH_PER_CLIENT = 10
 That nothing is left of them is seen at the end, when there are no clients."""
 
 MOST_GROWTH_OF_MEMORY = 1 << 20  # bytes, of the resident and of the private memory
+
+PROBATION = 1.0
+"""Seconds that a process must have listened alone to be taken for a template."""
 
 LONGEST_ZOMBIE = 20.0
 """Seconds that a dead child may wait for its template, which may be stopped for a while."""
@@ -81,33 +85,57 @@ class Watch:
     def __init__(self, folder: Path, clients: int) -> None:
         self._clients = clients
         self._folder = str(folder)
-        self._sockets: dict[int, int] = {}
-        """The templates that were found, by the inode of the socket that each listens on."""
+        self._templates: dict[int, int] = {}
+        """The templates that are known, by the inode of the socket that each listens on."""
+        self._candidates: dict[int, tuple[int, float]] = {}
+        """Those that may be templates, likewise, and since when."""
         self.lives: dict[int, Life] = {}
         self.problems: list[str] = []
+        self.may_be_left: set[str] = set()
+        """The folders of templates that were killed."""
 
     def templates(self) -> list[int]:
         """Return the pids of the templates that live now, the oldest first."""
-        listening = set(_listening_sockets(self._folder))
-        self._sockets = {
-            inode: pid for inode, pid in self._sockets.items() if inode in listening and is_alive(pid)
+        listening = _listening_sockets(self._folder).keys()
+        self._templates = {
+            inode: pid for inode, pid in self._templates.items() if inode in listening and _holds(pid, inode)
         }
-        if listening - self._sockets.keys():
-            self._sockets.update(_holders(listening))
-        return sorted(self._sockets.values(), key=_birth)
+        if unknown := listening - self._templates.keys():
+            self._look_for(unknown, time.monotonic())
+        return sorted(self._templates.values(), key=_birth)
+
+    def _look_for(self, inodes: set[int], now: float) -> None:
+        """Find out who listens on these sockets: who does so alone, and goes on.
+
+        A client that launches a template, and a child that is born, hold its socket for a moment.
+        """
+        before, self._candidates = self._candidates, {}
+        for inode, pid in _holders(inodes).items():
+            candidate, since = before.get(inode, (0, now))
+            self._candidates[inode] = pid, since if candidate == pid else now
+            if candidate == pid and now - since >= PROBATION:
+                self._templates[inode] = pid
 
     def serving(self) -> list[int]:
         """Return the pids of the templates that have a connection to somebody."""
-        listening = {f"socket:[{inode}]" for inode in self._sockets}
+        templates = self.templates()
+        listening = {f"socket:[{inode}]" for inode in self._templates}
         return [
             pid
-            for pid in self.templates()
+            for pid in templates
             if any(name.startswith("socket:") and name not in listening for name in _open_files(str(pid)))
         ]
 
+    def expects_death_of(self, pid: int) -> None:
+        """Note that a process is about to be killed: what it listens on it cannot remove any more.
+
+        Its client does so for a template, unless that is killed as well.
+        """
+        self.may_be_left.update(_folders_of(pid, self._folder))
+
     def known(self) -> set[int]:
         """Return the pids of the templates that lived when it was last looked."""
-        return set(self._sockets.values())
+        return set(self._templates.values())
 
     def sample(self, now: float) -> None:
         """Look at every template."""
@@ -170,6 +198,13 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+def _folders_of(pid: int, within: str) -> list[str]:
+    """Return the folders of the sockets that a process listens on: left behind by one that is killed."""
+    inodes = _listening_sockets(within)
+    names = set(_open_files(str(pid))) if inodes else set()
+    return [os.path.dirname(path) for inode, path in inodes.items() if f"socket:[{inode}]" in names]
+
+
 def is_used(path: Path) -> bool:
     """Whether a process has a file open or mapped, or the file has gone: other programs have theirs, for a time."""
     for entry in os.listdir(PROC):
@@ -184,16 +219,18 @@ def _maps(pid: str) -> str:
     return ""
 
 
-def _listening_sockets(folder: str) -> Iterator[int]:
-    """Yield the inodes of the sockets that somebody listens on in this folder."""
+def _listening_sockets(folder: str) -> dict[int, str]:
+    """Return the inodes of the sockets that somebody listens on in this folder, and their paths."""
+    found = {}
     for line in (PROC / "net/unix").read_text(errors="replace").splitlines()[1:]:
         fields = line.split(maxsplit=7)
         if len(fields) == 8 and fields[7].startswith(folder) and int(fields[3], 16) & _LISTENS:
-            yield int(fields[6])
+            found[int(fields[6])] = fields[7]
+    return found
 
 
 def _holders(inodes: set[int]) -> dict[int, int]:
-    """Return who listens on these sockets. A client that launches and a child that is born hold them for a moment."""
+    """Return by whom each of these sockets is held, if that is one process alone."""
     names = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[int, set[int]] = {}
     for entry in os.listdir(PROC):
@@ -202,6 +239,10 @@ def _holders(inodes: set[int]) -> dict[int, int]:
                 if name in names:
                     found.setdefault(names[name], set()).add(int(entry))
     return {inode: pids.pop() for inode, pids in found.items() if len(pids) == 1}
+
+
+def _holds(pid: int, inode: int) -> bool:
+    return f"socket:[{inode}]" in _open_files(str(pid))
 
 
 def _open_files(pid: str) -> Iterator[str]:
