@@ -219,6 +219,10 @@ def send_request(sock: int, request_id: int, flags: int, payload: bytes, fds: Se
     ForkRequest(flags, payload, fds).send(sock, request_id)
 
 
+_PASSING = (errno.EINTR, errno.ENOMEM, errno.ENOBUFS)
+"""What may stand in the way of receiving, and leaves a connection as it was."""
+
+
 class Receiver:
     """Receives frames, and keeps each one until it has been dealt with.
 
@@ -246,7 +250,7 @@ class Receiver:
         if not self._frame.magic:
             self._fd[0] = -1
             result = lib.ff_client_receive(sock, _milliseconds(timeout), self._frame, self._fd)
-            if result < 0 and result != -errno.EINTR:
+            if result < 0 and -result not in _PASSING:
                 self.error = -result
             if not _check(result):
                 return None

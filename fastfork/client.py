@@ -443,7 +443,7 @@ class Connection:
         except InterruptedError:
             return True
         except OSError:
-            if self._receiver.error:  # else it is a signal handler's
+            if self._receiver.error:  # else it passes, or is a signal handler's
                 self._break()
             raise
         if frame is None:
@@ -504,7 +504,7 @@ class Connection:
                 self._receive_until_told(child, deadline)
             except OSError:
                 if not self._broken:
-                    raise  # a signal handler's
+                    raise
             finally:
                 self._lock.release()
         if child.exit_code is None and self._broken:
@@ -571,7 +571,7 @@ class Connection:
                 pass
         except OSError:
             if not self._broken:
-                raise  # a signal handler's
+                raise
 
     def _break(self) -> None:
         if not self._broken:

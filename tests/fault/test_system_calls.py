@@ -131,6 +131,12 @@ def times_in_client(moment, error):
     return 1 if moment == "connected" or error in GONE else times_of(error, ALWAYS)
 
 
+def turns_in_client(moment, is_first):
+    """Return how many of the calls that an attempt makes are to fail, each in its turn: one is enough for most errnos
+    where an attempt takes long."""
+    return 3 if moment == "connected" or (moment == "connecting" and is_first) else 1
+
+
 @contextlib.contextmanager
 def failing(faults, call, error, *, times=ALWAYS, **where):
     """Have a call fail that then has to have been made."""
@@ -673,7 +679,7 @@ def test_client(programs, library, tmp_path, monkeypatch, moment, call):
     cases = [
         (call, error, turn, times_in_client(moment, error))
         for error in numbers(call)
-        for turn in range(1 if moment == "launching" else 3)
+        for turn in range(turns_in_client(moment, error == numbers(call)[0]))
     ]
     outcome = programs.run(CLIENT, moment, json.dumps(cases), environment=environment_for(library, tmp_path))
     told = [json.loads(line) for line in outcome.lines]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -433,3 +434,29 @@ def test_a_program_whose_template_was_killed_leaves_no_folder(programs):
         """
     )
     assert not os.path.exists(outcome.lines[-1])
+
+
+def test_a_want_of_memory_amid_a_wait_costs_no_connection(ctx, template, monkeypatch):
+    run(ctx, 1)
+    connection = template._connection
+    process = ctx.Process(target=targets.leave, args=(5,))
+    process.start()
+    real = _native.lib.ff_client_receive
+    results = [-errno.ENOMEM, -errno.ENOBUFS]
+
+    class Lib:
+        def __getattr__(self, name):
+            return getattr(real_lib, name)
+
+        def ff_client_receive(self, *arguments):
+            return results.pop() if results else real(*arguments)
+
+    real_lib = _native.lib
+    monkeypatch.setattr(_native, "lib", Lib())
+    for number in (errno.ENOBUFS, errno.ENOMEM):
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            process.join(DEADLINE)
+    process.join(DEADLINE)
+    assert process.exitcode == 5
+    assert template._connection is connection
+    run(ctx, 2)
