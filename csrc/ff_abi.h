@@ -18,9 +18,10 @@
 #define FF_MAX_CLIENTS 4096   /* connections that one server holds; beyond, clients queue in the backlog */
 #define FF_MAX_OPEN_FDS 65536 /* descriptors that a server lets itself have, if the hard limit does */
 #define FF_GRACE_MS 250 /* what a client that has not proved itself has before another may need its place */
-#define FF_RETRY_MS 50  /* what a server rests before it asks again for what the system could not give */
-#define FF_MAX_AUTHKEY 256 /* bytes */
-#define FF_MAX_ERRNO 135   /* errnos below are counted each, the others as 0 */
+#define FF_REQUEST_MS 10000 /* what a client has from the first byte of a request to its last */
+#define FF_RETRY_MS 50      /* what a server rests before it asks again for what the system could not give */
+#define FF_MAX_AUTHKEY 256  /* bytes */
+#define FF_MAX_ERRNO 135    /* errnos below are counted each, the others as 0 */
 
 /* What a frame says. FORK and a client's STATUS are requests, the others come from the server. */
 enum ff_frame_type {
@@ -49,6 +50,7 @@ enum ff_refusal {
     FF_REFUSED_KEY = 7,     /* not the authkey: multiprocessing's challenge says so, not a frame */
     FF_REFUSED_USER = 8,    /* another uid: closed without a word */
     FF_REFUSED_CLIENTS = 9, /* not authenticated yet when another client needed its place: closed likewise */
+    FF_REFUSED_TIME = 10,   /* it began a request and did not end it within FF_REQUEST_MS */
     FF_REFUSED_CAUSES       /* how many there are, and 0 */
 };
 

@@ -264,16 +264,44 @@ static bool may_read(const struct ff_connection *connection)
     return connection->state < FF_CONNECTION_WAITING && outbox_is_empty(&connection->outbox);
 }
 
+static bool has_descriptors(const struct ff_connection *connection)
+{
+    return connection->reader.fd_count > 0 || connection->reader.lost_fds;
+}
+
+/* Whether a part of a request is here. */
+static bool is_amid_request(const struct ff_connection *connection)
+{
+    if (connection->state == FF_CONNECTION_HEADER)
+        return connection->reader.have > 0;
+    return connection->state == FF_CONNECTION_PAYLOAD || connection->state == FF_CONNECTION_SKIPPING;
+}
+
+void ff_connection_check_time(struct ff_connection *connection)
+{
+    double now;
+
+    if (!is_amid_request(connection)) {
+        connection->began = 0;
+        return;
+    }
+    now = ff_seconds_now();
+    if (connection->began == 0)
+        connection->began = now;
+    else if (now >= connection->began + 1e-3 * FF_REQUEST_MS)
+        refuse(connection, FF_REFUSED_TIME);
+}
+
 enum ff_connection_event ff_connection_read(struct ff_connection *connection, const struct ff_config *config)
 {
     while (may_read(connection)) {
         int result = ff_reader_fill(&connection->reader, connection->sock);
 
-        /* Whoever has not proved that it knows the key has no descriptors kept here. */
-        if (ff_connection_is_stranger(connection) && connection->reader.fd_count > 0)
-            result = -E2BIG;
         if (result < 0)
             take_read_error(connection, result);
+        else if (ff_connection_is_stranger(connection) && has_descriptors(connection))
+            /* Whoever has not proved that it knows the key has no descriptors kept here. */
+            ff_connection_dismiss(connection, FF_REFUSED_FDS);
         if (result <= 0)
             break;
         switch (connection->state) {

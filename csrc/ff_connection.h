@@ -10,7 +10,7 @@
  *
  *  event                  AUTH_PREFIX, AUTH_MESSAGE   HEADER, PAYLOAD, SKIPPING   WAITING      CLOSING      GONE
  *  -----                  -------------------------   -------------------------   -------      -------      ----
- *  bytes, descriptors     gathered until the state has what it expects            not read     not read     not read
+ *  bytes                  gathered until the state has what it expects            not read     not read     not read
  *  a wrong message        #FAILURE#, CLOSING          REFUSED, CLOSING            -            -            -
  *  a wrong length         GONE                        REFUSED, CLOSING            -            -            -
  *  too many descriptors   GONE                        REFUSED, CLOSING            -            -            -
@@ -18,6 +18,8 @@
  *  a child has died       -                           its exit is queued, and sent in turn     kept unsent  kept unsent
  *  the socket is full     nothing is read until all that is queued has been sent               waits        -
  *  the outbox is empty    goes on                     goes on                     may fork     GONE         -
+ *  descriptors come       GONE                        gathered with the bytes             not read     not read     not read
+ *  FF_REQUEST_MS are over -                           REFUSED, CLOSING once begun         -            -            -
  *  no memory in a call    tried again after a while: nothing is lost                                        -
  *  its place is needed    GONE                        -                           -            -            -
  *
@@ -61,6 +63,7 @@ struct ff_connection {
     struct ff_auth auth;
     struct ff_reader reader;
     double opened;          /* ff_seconds_now() */
+    double began;           /* when the request that is being read did; 0 for none */
     struct ff_frame header; /* of the request that is being read */
     size_t to_skip;         /* bytes of a payload that are still to come */
     uint64_t ticket;        /* the order of those that wait */
@@ -97,6 +100,10 @@ bool ff_connection_is_stranger(const struct ff_connection *connection);
 
 /* Its client has gone. One that does not wait is read, and learns of it there, behind what was sent before. */
 void ff_connection_hang_up(struct ff_connection *connection);
+
+/* Refuse a request that began too long ago. A client may have sent its own end of the connection along: whoever holds
+ * that waits for the end of the stream in vain. */
+void ff_connection_check_time(struct ff_connection *connection);
 
 /* The end, without a word. */
 void ff_connection_dismiss(struct ff_connection *connection, enum ff_refusal cause);

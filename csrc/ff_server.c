@@ -39,8 +39,9 @@ struct ff_server {
     double next_kills;       /* when doomed children are to be seen to again */
     struct rlimit own_limit; /* of open descriptors, as it was before; children get it back */
     bool limit_is_raised;
-    bool leaving;  /* the alive descriptor has ended */
-    bool done;     /* nobody is owed anything, and a last look has found nothing new */
+    bool is_amid_requests; /* some client is: it has to come to an end */
+    bool leaving;          /* the alive descriptor has ended */
+    bool done;             /* nobody is owed anything, and a last look has found nothing new */
     bool in_child; /* the descriptors of the records below are closed: their numbers mean others now */
     struct ff_loop *loop;
     const struct ff_fork_hooks *hooks;
@@ -233,9 +234,12 @@ static void drop_gone_clients(struct ff_server *server)
 {
     struct ff_connection **link = &server->connections;
 
+    server->is_amid_requests = false;
     while (*link != NULL) {
         struct ff_connection *connection = *link;
 
+        ff_connection_check_time(connection);
+        server->is_amid_requests |= connection->began > 0;
         if (connection->state != FF_CONNECTION_GONE) {
             link = &connection->next;
             continue;
@@ -574,7 +578,9 @@ static int choose_timeout(const struct ff_server *server)
         return FF_TREE_ROUND_MS;
     if (server->next_check > 0)
         return SUSPICION_MS;
-    return server->listening && !server->resting ? -1 : FF_RETRY_MS;
+    if (!server->listening || server->resting)
+        return FF_RETRY_MS;
+    return server->is_amid_requests ? FF_REQUEST_MS / 10 : -1;
 }
 
 /* However many events there are, those who are killed get their time to die between two rounds. */
@@ -752,7 +758,7 @@ static int start_again(struct ff_server *server)
         stop(server);
         nap();
         error = start(server);
-    } while (error < 0 && ff_wait_readable(server->config.alive_fd, 0) == 0);
+    } while (error < 0 && ff_wait_readable(server->config.alive_fd, 0) <= 0);
     return error;
 }
 

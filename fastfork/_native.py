@@ -43,6 +43,7 @@ REFUSALS: dict[int, str] = {
     lib.FF_REFUSED_PAYLOAD: f"a payload of more than {MAX_PAYLOAD} bytes",
     lib.FF_REFUSED_FDS: "more or fewer descriptors than announced, or too many",
     lib.FF_REFUSED_MEMORY: "the server has no memory for the request",
+    lib.FF_REFUSED_TIME: f"a request that was begun and not ended within {lib.FF_REQUEST_MS / 1000:g} s",
 }
 """Why a server refuses a request, by the value of a REFUSED frame."""
 
@@ -56,6 +57,7 @@ REFUSAL_NAMES: dict[int, str] = {
     lib.FF_REFUSED_KEY: "key",
     lib.FF_REFUSED_USER: "user",
     lib.FF_REFUSED_CLIENTS: "clients",
+    lib.FF_REFUSED_TIME: "time",
 }
 """Why a server refuses a connection, in a word each."""
 

@@ -39,7 +39,8 @@ class ServerStatus(NamedTuple):
     refused: dict[str, int]
     """Connections that were refused, by cause: ``"magic"``, ``"version"``, ``"type"``, ``"payload"`` or
     ``"descriptors"`` of a frame that was not sound, ``"memory"`` that it lacked, a wrong ``"key"``, another ``"user"``,
-    or not authenticated yet when another of too many ``"clients"`` needed the place."""
+    a request that took too much ``"time"`` to come, or not authenticated yet when another of too many ``"clients"``
+    needed the place."""
     accept_failures: dict[str, int]
     """Times that clients had to wait since they could not be accepted, by the name of the errno."""
 

@@ -129,7 +129,7 @@ static void hear(struct peer *peer, const struct ff_frame *frame)
     else if (frame->type == FF_FRAME_FAILED)
         HOLDS(frame->value > 0 && frame->value < FF_MAX_ERRNO);
     else if (frame->type == FF_FRAME_REFUSED)
-        HOLDS(frame->value > 0 && frame->value < FF_REFUSED_KEY);
+        HOLDS((frame->value > 0 && frame->value < FF_REFUSED_KEY) || frame->value == FF_REFUSED_TIME);
     else {
         EQUAL(frame->type, FF_FRAME_STATUS);
         hear_status(peer);

@@ -102,7 +102,9 @@ def test_all_below_a_client_that_is_killed_dies_with_it(programs, options):
     running.kill()
     wait_until(lambda: not running.living())
     wait_until(lambda: not os.path.exists(running.folder))
-    assert set(os.listdir("/dev/shm")) <= before
+    # Other programs have theirs there, for a time.
+    left = set(os.listdir("/dev/shm")) - before
+    wait_until(lambda: left.isdisjoint(os.listdir("/dev/shm")))
 
 
 def test_without_it_all_go_on_as_with_the_standard_library(programs):

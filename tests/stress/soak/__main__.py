@@ -66,7 +66,7 @@ def conduct(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace, logs: Path, temporary: Path) -> dict[str, Any]:
     """Have a process conduct the run, with a temporary folder of its own, and see what it leaves."""
-    shared = set(SHARED_MEMORY.iterdir())
+    shared = _in_shared_memory()
     value = uuid.uuid4().hex
     variables = {**os.environ, MARK: value, "TMPDIR": str(temporary)}
     with (logs / "stderr").open("wb") as stderr:
@@ -104,11 +104,13 @@ def _left(mark: str, folder: Path, shared: set[Path], may_be_left: Collection[st
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             problems.append(f"process {pid} is left, in state {watch.state_of(pid)}: {command[:200]}")
             os.kill(pid, signal.SIGKILL)
-    problems += [f"{path} is left" for path in folder.iterdir() if str(path) not in may_be_left]
-    problems += [
-        f"{path} is left" for path in set(SHARED_MEMORY.iterdir()) - shared if not watch.is_used(path)
-    ]
-    return problems
+    left = {*folder.iterdir(), *_in_shared_memory()} - shared
+    return problems + [f"{path} is left" for path in sorted(left) if str(path) not in may_be_left]
+
+
+def _in_shared_memory() -> set[Path]:
+    """Return what fastfork has there: where a socket is put if there is no other place."""
+    return set(SHARED_MEMORY.glob("fastfork*"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

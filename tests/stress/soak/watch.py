@@ -205,20 +205,6 @@ def _folders_of(pid: int, within: str) -> list[str]:
     return [os.path.dirname(path) for inode, path in inodes.items() if f"socket:[{inode}]" in names]
 
 
-def is_used(path: Path) -> bool:
-    """Whether a process has a file open or mapped, or the file has gone: other programs have theirs, for a time."""
-    for entry in os.listdir(PROC):
-        if entry.isdigit() and (str(path) in _open_files(entry) or str(path) in _maps(entry)):
-            return True
-    return not path.exists()
-
-
-def _maps(pid: str) -> str:
-    with contextlib.suppress(OSError):
-        return (PROC / pid / "maps").read_text(errors="replace")
-    return ""
-
-
 def _listening_sockets(folder: str) -> dict[int, str]:
     """Return the inodes of the sockets that somebody listens on in this folder, and their paths."""
     found = {}
