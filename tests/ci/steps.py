@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # As in tests/c/Makefile, less -Wmissing-prototypes: the file that cffi writes has none for its entry point.
 CFLAGS = "-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wswitch-enum -Werror"
 
-FAULTS = "tests/fault"
+FAULTS_AND_STRESS = ("tests/fault", "tests/stress")
 
 C_FOLDERS = ("csrc", "tests/c", "tests/fault", "tests/fuzz")
 
@@ -86,8 +86,8 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
         *(compat_step(place, item) for item in interpreters if item.carries_suites),
         *(pytest_step(place, item) for item in interpreters),
         pytest_step(place, newest, backend="poll"),
-        # The faults are about the core and the kernel more than about the interpreter.
-        *(fault_step(place, item) for item in dict.fromkeys((oldest, newest))),
+        # These are about the core and the kernel more than about the interpreter.
+        fault_step(place, newest),
         fault_step(place, newest, backend="poll"),
         Step("tools", partial(install_tools, place, tools), ["build"]),
         Step("lint", partial(lint, place), ["tools"]),
@@ -167,13 +167,14 @@ def audit_wheel(place: Place, job: Job) -> None:
 
 
 def pytest_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:
-    """Return the step that runs the tests but for the faults, on the event `backend` if one is named."""
-    return _pytest_step("pytest", ("tests", f"--ignore={FAULTS}"), place, interpreter, backend)
+    """Return the step that runs the tests but for faults and stress, on the event `backend` if one is named."""
+    left_out = [f"--ignore={folder}" for folder in FAULTS_AND_STRESS]
+    return _pytest_step("pytest", ("tests", *left_out), place, interpreter, backend)
 
 
 def fault_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:
-    """Return the step that runs the faults, on the event `backend` if one is named."""
-    return _pytest_step("fault", (FAULTS,), place, interpreter, backend)
+    """Return the step that runs faults and stress, on the event `backend` if one is named."""
+    return _pytest_step("fault", FAULTS_AND_STRESS, place, interpreter, backend)
 
 
 def _pytest_step(
