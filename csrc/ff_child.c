@@ -95,11 +95,13 @@ static int decode_status(int status)
 }
 
 /* Reap this child if it is dead: true, and its exit code is known. */
-static bool reap_one(struct ff_child *child)
+static bool reap_one(struct ff_children *children, struct ff_child *child)
 {
     int status;
     pid_t pid = FF_RETRY_EINTR(waitpid(child->pid, &status, WNOHANG));
 
+    if (pid < 0 && errno != ECHILD)
+        children->is_suspicious = true; /* to be asked for again: its signal has come already */
     if (pid == 0 || (pid < 0 && errno != ECHILD))
         return false;
     child->exit_code = pid < 0 ? FF_EXIT_CODE_LOST : decode_status(status);
@@ -148,7 +150,7 @@ static struct ff_child **reap_all(struct ff_children *children, struct ff_child 
         struct ff_child **link = &children->buckets[i];
 
         while (*link != NULL) {
-            if (reap_one(*link))
+            if (reap_one(children, *link))
                 tail = move(children, link, tail);
             else
                 link = &(*link)->next;
@@ -179,7 +181,7 @@ struct ff_child *ff_children_reap(struct ff_children *children)
     while (children->count > 0 && (pid = peek_dead()) != 0) {
         struct ff_child **link = find(children, pid);
 
-        if (link == NULL || !reap_one(*link)) {
+        if (link == NULL || !reap_one(children, *link)) {
             tail = reap_all(children, tail);
             break;
         }
@@ -192,11 +194,12 @@ struct ff_child *ff_children_reap(struct ff_children *children)
 struct ff_child *ff_children_reap_each(struct ff_children *children)
 {
     struct ff_child *dead = NULL;
-    struct ff_child **tail = reap_all(children, &dead);
+    struct ff_child **tail;
 
+    children->is_suspicious = false;
+    tail = reap_all(children, &dead);
     *tail = children->lost;
     children->lost = NULL;
-    children->is_suspicious = false;
     return dead;
 }
 

@@ -538,8 +538,8 @@ static void look_for_lost(struct ff_server *server)
 {
     if (server->next_check == 0 || ff_seconds_now() < server->next_check)
         return;
-    server->next_check = 0;
     report_dead(server, ff_children_reap_each(&server->children));
+    server->next_check = server->children.is_suspicious ? ff_seconds_now() + 1e-3 * SUSPICION_MS : 0;
 }
 
 /* ---- the loop ---- */
