@@ -6,6 +6,7 @@ a fork of the process that wants one.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -43,8 +44,20 @@ def main(config_fd: int) -> NoReturn:
     finally:
         if os.getpid() == own_pid:  # ^C may come in a child before it has begun
             _remove_address(config.address)
+            _run_exit_functions()
         flush_standard_streams()
         os._exit(code)  # an immortal heap is not for the interpreter to take apart
+
+
+def _run_exit_functions() -> None:
+    """Run what preloaded modules have registered for the end, as the end of an interpreter would.
+
+    multiprocessing's own function is among it, which removes the semaphores of locks that they have made: the resource
+    tracker would call these leaked.
+    """
+    # Until 3.9 the last exception comes through, though all have been printed.
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
 
 
 def _remove_address(address: str) -> None:

@@ -261,6 +261,77 @@ def test_what_a_preload_prints_appears_once(programs):
     assert outcome.stderr == "err "
 
 
+def test_a_lock_of_the_main_module_is_removed_by_each_that_made_it(programs):
+    """The trackers of program and template hold standard error until they have said what was left to them."""
+    programs.run(
+        """
+        import fastfork
+
+        lock = fastfork.get_context().Lock()
+
+        def work():
+            with lock:
+                pass
+
+        if __name__ == "__main__":
+            for number in range(3):
+                process = fastfork.get_context().Process(target=work)
+                process.start()
+                process.join()
+                assert process.exitcode == 0
+        """
+    )
+
+
+def test_exit_functions_of_a_preload_run_once_at_the_end_of_the_template(programs):
+    programs.write(
+        "preloaded.py",
+        """
+        import atexit, os
+
+        made_by = os.getpid()
+        atexit.register(lambda: print("end of", "template" if os.getpid() == made_by else "child", flush=True))
+        """,
+    )
+    outcome = programs.run(
+        """
+        import fastfork
+
+        def work():
+            print("child", flush=True)
+
+        if __name__ == "__main__":
+            for number in range(2):
+                process = fastfork.get_context(preload=["__main__", "preloaded"]).Process(target=work)
+                process.start()
+                process.join()
+            fastfork.stop()
+            print("stopped")
+        """
+    )
+    assert outcome.lines == ["child", "child", "end of template", "stopped"]
+
+
+def test_an_exit_function_of_a_preload_that_raises_is_told_and_the_template_ends(programs):
+    programs.write("preloaded.py", "import atexit; atexit.register(int, 'no number')")
+    path = programs.write(
+        "program.py",
+        """
+        import fastfork
+
+        if __name__ == "__main__":
+            process = fastfork.get_context(preload=["preloaded"]).Process(target=print, args=("child",))
+            process.start()
+            process.join()
+            fastfork.stop()
+        """,
+    )
+    outcome = programs.python(str(path))
+    assert (outcome.status, outcome.stdout) == (0, "child\n")
+    assert "ValueError" in outcome.stderr
+    assert "no number" in outcome.stderr
+
+
 STATE = """
 import multiprocessing, os, sys
 from multiprocessing import process
