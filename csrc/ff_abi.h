@@ -20,8 +20,12 @@
 #define FF_GRACE_MS 250 /* what a client that has not proved itself has before another may need its place */
 #define FF_REQUEST_MS 10000 /* what a client has from the first byte of a request to its last */
 #define FF_RETRY_MS 50      /* what a server rests before it asks again for what the system could not give */
-#define FF_MAX_AUTHKEY 256  /* bytes */
-#define FF_MAX_ERRNO 135    /* errnos below are counted each, the others as 0 */
+#define FF_MAX_SPARES 16    /* children that wait for a request, forked ahead of it */
+#define FF_SPARE_GAP_MS 100 /* requests that come faster than this, in the mean, have spares forked */
+#define FF_HANDED_MS 20     /* between two looks at a spare that has a request and does not begin */
+#define FF_HANDED_LIMIT_MS 2000 /* what it has to begin, before its request is for a fork */
+#define FF_MAX_AUTHKEY 256      /* bytes */
+#define FF_MAX_ERRNO 135        /* errnos below are counted each, the others as 0 */
 
 /* What a frame says. FORK and a client's STATUS are requests, the others come from the server. */
 enum ff_frame_type {
@@ -66,6 +70,8 @@ struct ff_config {
     uint32_t authkey_size;        /* bytes, 1 to FF_MAX_AUTHKEY */
     int backend;                  /* ff_backend */
     uint32_t max_children;        /* living at once; beyond, requests wait for one to die. 0: no limit */
+    uint32_t max_spares;          /* children forked ahead of requests while these come fast; 0: none */
+    uint32_t spare_quiet_ms;      /* without a request for so long, they go */
 };
 
 /* A request as the child that serves it sees it. The memory belongs to the server object. */
@@ -85,7 +91,9 @@ struct ff_status {
     uint64_t refused[FF_REFUSED_CAUSES];    /* connections that were refused, by ff_refusal */
     uint64_t accept_failures[FF_MAX_ERRNO]; /* times that a client had to wait to be accepted, by errno */
     uint32_t live_children;
-    uint32_t clients; /* connections open now */
+    uint32_t clients;      /* connections open now */
+    uint32_t spares;       /* children that were forked ahead and have no request yet */
+    uint64_t spare_starts; /* starts that a spare has served */
 };
 
 /* A frame as it travels, in native byte order: both ends are on one machine. */
@@ -104,11 +112,22 @@ struct ff_server;
 /* Make a server. It takes listener_fd and alive_fd as its own; they are closed by ff_server_free(). */
 int ff_server_new(const struct ff_config *config, struct ff_server **ret_server);
 
-/* Serve until the alive descriptor ends (returns 0) or, in each child, return 1 with its request. */
+/* What ff_server_serve() returns. */
+enum ff_served {
+    FF_SERVED_ALL = 0,   /* the alive descriptor has ended */
+    FF_SERVED_CHILD = 1, /* this is a child, and has its request */
+    FF_SERVED_SPARE = 2, /* this is a child without a request: ff_spare_await() gets one */
+};
+
+/* Serve until the alive descriptor ends and, in each child, return: ff_served, or -errno. */
 int ff_server_serve(struct ff_server *server, struct ff_request *ret_request);
 
 /* The same for a Python process: the fork runs CPython's own hooks. */
 int ff_python_serve(struct ff_server *server, struct ff_request *ret_request);
+
+/* In a spare: wait for its request. 1 when it has come; 0 when none will, and the process is to end; -EAGAIN when none
+ * came within timeout_ms (negative: no limit); -EMFILE when its descriptors could not be taken. */
+int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *ret_request);
 
 /* Give back everything that the server holds. In a child: the memory, the request's too, and no descriptor. */
 void ff_server_free(struct ff_server *server);

@@ -16,13 +16,15 @@ struct ff_child *ff_child_new(struct ff_connection *owner, uint32_t request_id)
         return NULL;
     child->owner = owner;
     child->request_id = request_id;
-    child->held_fd = -1;
+    child->held_fd = child->spare_sock = child->pidfd = -1;
     return child;
 }
 
 void ff_child_free(struct ff_child *child)
 {
     ff_fd_drop(&child->held_fd);
+    ff_close(&child->spare_sock);
+    ff_close(&child->pidfd);
     free(child);
 }
 
@@ -115,7 +117,9 @@ static struct ff_child **move(struct ff_children *children, struct ff_child **li
 
     *link = child->next;
     child->next = NULL;
+    child->is_dead = true;
     children->count--;
+    children->spare_count -= child->is_spare;
     forget_doomed(children, child);
     *tail = child;
     return &child->next;
@@ -142,6 +146,13 @@ void ff_children_add(struct ff_children *children, struct ff_child *child)
     child->next = *bucket;
     *bucket = child;
     children->count++;
+    children->spare_count += child->is_spare;
+}
+
+void ff_children_adopt_spare(struct ff_children *children, struct ff_child *child)
+{
+    children->spare_count -= !child->is_dead;
+    child->is_spare = false;
 }
 
 static struct ff_child **reap_all(struct ff_children *children, struct ff_child **tail)
@@ -203,6 +214,26 @@ struct ff_child *ff_children_reap_each(struct ff_children *children)
     return dead;
 }
 
+void ff_children_await_spares(struct ff_children *children)
+{
+    for (size_t i = 0; i < FF_CHILD_BUCKETS && children->spare_count > 0; i++) {
+        struct ff_child **link = &children->buckets[i];
+
+        while (*link != NULL) {
+            struct ff_child *child = *link;
+            struct ff_child *removed = NULL;
+
+            if (!child->is_spare || child->spare_sock >= 0) {
+                link = &child->next;
+                continue;
+            }
+            FF_RETRY_EINTR(waitpid(child->pid, NULL, 0));
+            move(children, link, &removed);
+            ff_child_free(child);
+        }
+    }
+}
+
 struct ff_child *ff_children_take_lost(struct ff_children *children)
 {
     struct ff_child *lost = children->lost;
@@ -211,14 +242,25 @@ struct ff_child *ff_children_take_lost(struct ff_children *children)
     return lost;
 }
 
+/* A spare has no held one yet. */
+static size_t add_fds_of(const struct ff_child *child, int *fds, size_t count)
+{
+    if (child->held_fd >= 0)
+        fds[count++] = child->held_fd;
+    if (child->spare_sock >= 0)
+        fds[count++] = child->spare_sock;
+    if (child->pidfd >= 0)
+        fds[count++] = child->pidfd;
+    return count;
+}
+
 size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds)
 {
     size_t count = 0;
 
     for (size_t i = 0; i < FF_CHILD_BUCKETS; i++)
         for (const struct ff_child *child = children->buckets[i]; child != NULL; child = child->next)
-            if (child->held_fd >= 0)
-                ret_fds[count++] = child->held_fd;
+            count = add_fds_of(child, ret_fds, count);
     return count;
 }
 
@@ -226,7 +268,7 @@ void ff_children_forget_fds(struct ff_children *children)
 {
     for (size_t i = 0; i < FF_CHILD_BUCKETS; i++)
         for (struct ff_child *child = children->buckets[i]; child != NULL; child = child->next)
-            child->held_fd = -1;
+            child->held_fd = child->spare_sock = child->pidfd = -1;
 }
 
 void ff_children_clear(struct ff_children *children)

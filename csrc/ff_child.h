@@ -21,16 +21,22 @@ struct ff_child {
     struct ff_connection *owner; /* NULL once its client has gone */
     int held_fd;                 /* the server's end of the sentinel until it is reaped, or -1 */
     bool stream;                 /* held_fd also takes pid and exit code */
-    int exit_code;               /* once it is dead */
+    bool is_dead;                /* and reaped: its pid may be another's */
+    int exit_code;               /* then */
     struct ff_child *next;       /* in its bucket, then in a list of dead ones */
     bool dies_with_client;
     struct ff_tree tree;          /* how far it and those below it have been killed */
     struct ff_child *next_doomed; /* its client has gone, it is not dead yet */
+    bool is_spare;                /* forked ahead of any request: see ff_spare.h */
+    int spare_sock;               /* the server's end of a spare's socket, or -1 */
+    double handed;                /* ff_seconds_now() when a spare has got a request */
+    int pidfd;                    /* for its client, until that is told of the start; or -errno */
 };
 
 struct ff_children {
     struct ff_child *buckets[FF_CHILD_BUCKETS];
-    size_t count;
+    size_t count;       /* spares among them */
+    size_t spare_count; /* those that wait, and those that were dismissed and not reaped yet */
     struct ff_child *doomed;
     struct ff_child *lost; /* somebody else has reaped them, and their pids are others' now */
     bool is_suspicious;    /* somebody else may have reaped one: ff_children_reap_each() tells */
@@ -41,6 +47,12 @@ struct ff_child *ff_child_new(struct ff_connection *owner, uint32_t request_id);
 void ff_child_free(struct ff_child *child);
 
 void ff_children_add(struct ff_children *children, struct ff_child *child);
+
+/* A spare has got a request: it is like the others from now on. */
+void ff_children_adopt_spare(struct ff_children *children, struct ff_child *child);
+
+/* Reap all spares that have been dismissed: waits for their end. */
+void ff_children_await_spares(struct ff_children *children);
 
 /* Leave every child of a client that has gone without an owner. Those that die with it are doomed. */
 void ff_children_disown(struct ff_children *children, const struct ff_connection *owner);
@@ -58,7 +70,10 @@ struct ff_child *ff_children_reap_each(struct ff_children *children);
  * nobody disowns them, nor closes their descriptors in a child. */
 struct ff_child *ff_children_take_lost(struct ff_children *children);
 
-/* Copy the held descriptors to ret_fds, which has room for one for each child: how many there are. */
+#define FF_CHILD_FDS 2 /* descriptors of the server that one child takes at the most */
+
+/* Copy the held descriptors, and those of spares, to ret_fds, which has room for FF_CHILD_FDS for each child: how many
+ * there are. */
 size_t ff_children_held_fds(const struct ff_children *children, int *ret_fds);
 
 /* In a child, where the held descriptors have been closed by number. */

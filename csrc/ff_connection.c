@@ -342,7 +342,8 @@ void ff_connection_hang_up(struct ff_connection *connection)
 
 bool ff_connection_may_go_on(const struct ff_connection *connection)
 {
-    return connection->state == FF_CONNECTION_WAITING && outbox_is_empty(&connection->outbox);
+    return connection->state == FF_CONNECTION_WAITING && connection->spare == NULL &&
+           outbox_is_empty(&connection->outbox);
 }
 
 bool ff_connection_is_stranger(const struct ff_connection *connection)

@@ -8,6 +8,8 @@
  *                                            |                                                         |
  *                                            +---------------------------------------------------------+
  *
+ * Where there are spares, a request waits likewise until the one that has got it begins.
+ *
  *  event                  AUTH_PREFIX, AUTH_MESSAGE   HEADER, PAYLOAD, SKIPPING   WAITING      CLOSING      GONE
  *  -----                  -------------------------   -------------------------   -------      -------      ----
  *  bytes                  gathered until the state has what it expects            not read     not read     not read
@@ -43,8 +45,8 @@ enum ff_connection_state {
     FF_CONNECTION_HEADER,
     FF_CONNECTION_PAYLOAD,
     FF_CONNECTION_SKIPPING, /* a payload for which there is no memory: read and forgotten */
-    FF_CONNECTION_WAITING,  /* holds a whole request until another child may live */
-    FF_CONNECTION_CLOSING,  /* as soon as the outbox is empty */
+    FF_CONNECTION_WAITING, /* holds a whole request until another child may live, or a spare begins with it */
+    FF_CONNECTION_CLOSING, /* as soon as the outbox is empty */
     FF_CONNECTION_GONE,
 };
 
@@ -67,6 +69,8 @@ struct ff_connection {
     struct ff_frame header; /* of the request that is being read */
     size_t to_skip;         /* bytes of a payload that are still to come */
     uint64_t ticket;        /* the order of those that wait */
+    struct ff_child
+        *spare; /* which has the request of one that waits, and has not begun yet; see ff_spare.h */
     struct ff_outbox outbox;
     size_t child_count;    /* live ones */
     struct ff_child *dead; /* whose exits it has not been told yet, oldest first */
@@ -89,10 +93,10 @@ int ff_connection_open(int sock, struct ff_status_board *status, struct ff_conne
 /* Read and answer what the client has sent, up to one request. */
 enum ff_connection_event ff_connection_read(struct ff_connection *connection, const struct ff_config *config);
 
-/* Keep the request until ff_connection_may_go_on() and there is room for its child. */
+/* Keep the request until ff_connection_may_go_on() and there is room for its child, or its spare begins. */
 void ff_connection_wait(struct ff_connection *connection, uint64_t ticket);
 
-/* Whether it waits, and its answer could be sent. */
+/* Whether it waits for a fork, and its answer could be sent. */
 bool ff_connection_may_go_on(const struct ff_connection *connection);
 
 /* Whether its client has not proved yet that it knows the key. */

@@ -47,23 +47,11 @@ static int prepare_both(int ends[2])
     return 0;
 }
 
-int ff_fd_pipe(int ret_ends[2])
+/* What was made without the flags gets them now. */
+static int give_both(int ends[2], int ret_ends[2])
 {
-    int ends[2];
-    int error;
+    int error = prepare_both(ends);
 
-#ifdef __linux__
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0) {
-        ret_ends[0] = ends[0];
-        ret_ends[1] = ends[1];
-        return 0;
-    }
-    if (errno != ENOSYS)
-        return -errno;
-#endif
-    if (pipe(ends) < 0)
-        return -errno;
-    error = prepare_both(ends);
     if (error < 0) {
         ff_close(&ends[0]);
         ff_close(&ends[1]);
@@ -72,6 +60,36 @@ int ff_fd_pipe(int ret_ends[2])
     ret_ends[0] = ends[0];
     ret_ends[1] = ends[1];
     return 0;
+}
+
+int ff_fd_pipe(int ret_ends[2])
+{
+    int ends[2];
+
+#ifdef __linux__
+    if (pipe2(ret_ends, O_CLOEXEC | O_NONBLOCK) == 0)
+        return 0;
+    if (errno != ENOSYS)
+        return -errno;
+#endif
+    if (pipe(ends) < 0)
+        return -errno;
+    return give_both(ends, ret_ends);
+}
+
+int ff_fd_socketpair(int ret_ends[2])
+{
+    int ends[2];
+
+#ifdef SOCK_CLOEXEC
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ret_ends) == 0)
+        return 0;
+    if (errno != EINVAL)
+        return -errno;
+#endif
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0)
+        return -errno;
+    return give_both(ends, ret_ends);
 }
 
 int ff_fd_duplicate(int fd)

@@ -13,6 +13,9 @@ int ff_fd_set_nonblock(int fd);
 /* A pipe whose both ends are close-on-exec and non-blocking. */
 int ff_fd_pipe(int ret_ends[2]);
 
+/* A pair of connected stream sockets, likewise. */
+int ff_fd_socketpair(int ret_ends[2]);
+
 /* A close-on-exec duplicate. */
 int ff_fd_duplicate(int fd);
 

@@ -98,11 +98,11 @@ static size_t own_fds(const struct ff_loop *base, int ret_fds[FF_LOOP_MAX_FDS])
     return loop->signal_fd < 0 ? 3 : 4;
 }
 
-static void abandon(struct ff_loop *base)
+static void abandon(struct ff_loop *base, struct sigaction *ret_int)
 {
     struct epoll_loop *loop = of(base);
 
-    ff_signals_restore(&loop->signals);
+    ff_signals_restore(&loop->signals, ret_int);
     free(loop);
 }
 
@@ -112,7 +112,7 @@ static void close_loop(struct ff_loop *base)
 
     ff_close(&loop->signal_fd);
     ff_close(&loop->epoll_fd);
-    ff_signals_restore(&loop->signals);
+    ff_signals_restore(&loop->signals, NULL);
     ff_signals_close(&loop->signals);
     free(loop);
 }

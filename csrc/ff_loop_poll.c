@@ -135,11 +135,11 @@ static size_t own_fds(const struct ff_loop *base, int ret_fds[FF_LOOP_MAX_FDS])
     return 2;
 }
 
-static void abandon(struct ff_loop *base)
+static void abandon(struct ff_loop *base, struct sigaction *ret_int)
 {
     struct poll_loop *loop = of(base);
 
-    ff_signals_restore(&loop->signals);
+    ff_signals_restore(&loop->signals, ret_int);
     free(loop->polled);
     free(loop->tags);
     free(loop);
@@ -150,7 +150,7 @@ static void close_loop(struct ff_loop *base)
     struct poll_loop *loop = of(base);
     struct ff_signals signals = loop->signals;
 
-    abandon(base);
+    abandon(base, NULL);
     ff_signals_close(&signals);
 }
 

@@ -7,6 +7,7 @@
 
 #include "ff_server.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "ff_connection.h"
 #include "ff_fd.h"
 #include "ff_loop.h"
+#include "ff_spare.h"
 #include "ff_tree.h"
 #include "ff_util.h"
 
@@ -48,6 +50,11 @@ struct ff_server {
     struct ff_connection *connections;
     size_t connection_count;
     struct ff_children children;
+    struct ff_spares spares;
+    size_t handed_count;        /* requests that spares have and have not begun with */
+    double next_look;           /* at those spares, when they do not begin */
+    struct ff_spare spare;      /* what this process is, if it is one */
+    struct sigaction spare_int; /* what SIGINT does to it once it has its request */
     struct ff_status_board status;
 };
 
@@ -76,6 +83,8 @@ int ff_server_new(const struct ff_config *config, struct ff_server **ret_server)
         free(server);
         return error;
     }
+    ff_spares_init(&server->spares, config);
+    server->spare.sock = -1;
     ff_status_open(&server->status);
     *ret_server = server;
     return 0;
@@ -85,7 +94,8 @@ int ff_server_new(const struct ff_config *config, struct ff_server **ret_server)
 static void publish_numbers(struct ff_server *server)
 {
     server->status.counts.clients = (uint32_t)server->connection_count;
-    server->status.counts.live_children = (uint32_t)server->children.count;
+    server->status.counts.live_children = (uint32_t)(server->children.count - server->children.spare_count);
+    server->status.counts.spares = (uint32_t)server->spares.count;
     ff_status_publish(&server->status);
 }
 
@@ -104,9 +114,13 @@ static void watch_connection(struct ff_server *server, struct ff_connection *con
         connection->watched = interest;
 }
 
+static void part_from_spare(struct ff_server *server, struct ff_connection *connection);
+
 /* The record stays until the end of the batch, which may hold events of it. */
 static void part_from(struct ff_server *server, struct ff_connection *connection)
 {
+    if (connection->spare != NULL)
+        part_from_spare(server, connection);
     /* A child's copy would keep the socket in the epoll set after close(). */
     server->loop->backend->watch(server->loop, connection->sock, 0, NULL);
     ff_connection_shut(connection);
@@ -255,7 +269,7 @@ static void drop_gone_clients(struct ff_server *server)
 
 static size_t count_fds(const struct ff_server *server)
 {
-    size_t count = OWN_FDS + server->children.count;
+    size_t count = OWN_FDS + FF_CHILD_FDS * server->children.count;
 
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
         count += 2 + other->reader.fd_count;
@@ -271,8 +285,9 @@ static size_t add_fd(int *fds, size_t count, int fd)
 
 struct fork_job {
     struct ff_server *server;
-    struct ff_connection *connection;
+    struct ff_connection *connection; /* whose request it is for; NULL: a spare */
     struct ff_child *child;
+    int spare_sock;    /* the spare's end of its socket, or -1 */
     int *fds_to_close; /* allocated before the fork: a child without memory could not clean up */
 };
 
@@ -287,6 +302,7 @@ static size_t gather_fds(const struct fork_job *job)
     count = add_fd(fds, count, server->reserve_fd);
     count = add_fd(fds, count, server->status.fd);
     count = add_fd(fds, count, job->child->held_fd);
+    count = add_fd(fds, count, job->child->spare_sock);
     count += ff_children_held_fds(&server->children, fds + count);
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
         count = add_fd(fds, count, other->sock);
@@ -318,22 +334,36 @@ static void restore_limit(struct ff_server *server)
     server->limit_is_raised = false;
 }
 
-/* Runs in the child: nothing of the server stays but the request. */
+static void lower_fds(struct fork_job *job)
+{
+    rlim_t limit = job->server->own_limit.rlim_cur;
+
+    if (!job->server->limit_is_raised)
+        return;
+    if (job->connection != NULL)
+        ff_fd_lower_all(job->connection->reader.fds, job->connection->reader.fd_count, limit);
+    else
+        ff_fd_lower_all(&job->spare_sock, 1, limit);
+}
+
+/* Runs in the child: nothing of the server stays but the request, or the way that it will come. */
 static void leave_server(void *arg)
 {
     struct fork_job *job = arg;
     struct ff_server *server = job->server;
-    struct ff_reader *reader = &job->connection->reader;
+    bool is_spare = job->connection == NULL;
 
     ff_fd_close_all(job->fds_to_close, gather_fds(job));
-    if (server->limit_is_raised)
-        ff_fd_lower_all(reader->fds, reader->fd_count, server->own_limit.rlim_cur);
+    lower_fds(job);
     restore_limit(server);
     if (job->child->dies_with_client)
         ff_tree_become_root();
-    job->child->held_fd = -1;
+    job->child->held_fd = job->child->spare_sock = -1;
+    server->spare.sock = job->spare_sock;
+    ff_reader_init(&server->spare.reader);
     ff_status_abandon(&server->status);
-    server->loop->backend->abandon(server->loop);
+    /* ^C is not for a process that does nothing yet. */
+    server->loop->backend->abandon(server->loop, is_spare ? &server->spare_int : NULL);
     server->loop = NULL;
     server->in_child = true;
 }
@@ -380,17 +410,30 @@ static void restore_reserve(struct ff_server *server)
         server->reserve_fd = ff_fd_duplicate(server->config.listener_fd);
 }
 
+static bool wants_pidfd(const struct ff_server *server, const struct ff_connection *connection)
+{
+    return connection->header.value & FF_FORK_PIDFD && server->config.backend == FF_BACKEND_AUTO;
+}
+
+/* While its pid is sure to be its own. */
+static void open_pidfd(struct ff_server *server, const struct ff_connection *connection,
+                       struct ff_child *child)
+{
+    if (wants_pidfd(server, connection))
+        child->pidfd = open_for_client(server, ff_pidfd_open, (int)child->pid);
+}
+
 static void report_started(struct ff_server *server, struct ff_connection *connection, struct ff_child *child)
 {
-    bool wanted = connection->header.value & FF_FORK_PIDFD && server->config.backend == FF_BACKEND_AUTO;
-    int pidfd = wanted ? open_for_client(server, ff_pidfd_open, (int)child->pid) : -1;
+    int pidfd = ff_steal_fd(&child->pidfd);
     struct ff_frame frame = ff_frame_make(FF_FRAME_STARTED, connection->header.id, (int32_t)child->pid);
 
     if (child->stream)
         write_stream(child, child->pid);
-    if (wanted && pidfd < 0 && pidfd != -ENOSYS) {
+    if (wants_pidfd(server, connection) && pidfd < 0 && pidfd != -ENOSYS) {
         /* Nobody could wait for it. */
-        kill(child->pid, SIGKILL);
+        if (!child->is_dead)
+            kill(child->pid, SIGKILL);
         child->owner = NULL;
         connection->child_count--;
         ff_connection_post_failure(connection, -pidfd);
@@ -419,8 +462,136 @@ static void report_exit(struct ff_server *server, struct ff_child *child)
     watch_connection(server, owner);
 }
 
+/* ---- requests that spares have ---- */
+
+/* Its client's from now on. */
+static void enlist(struct ff_server *server, struct ff_connection *connection, struct ff_child *child)
+{
+    connection->child_count++;
+    server->status.counts.starts++;
+    publish_numbers(server);
+    report_started(server, connection, child);
+}
+
+/* The spare of a request is done with it, or the request with the spare: the socket is no longer watched. */
+static struct ff_child *take_spare(struct ff_server *server, struct ff_connection *connection)
+{
+    struct ff_child *child = connection->spare;
+
+    /* A child's copy would keep it in the epoll set after close(). */
+    if (server->loop != NULL)
+        server->loop->backend->watch(server->loop, child->spare_sock, 0, NULL);
+    connection->spare = NULL;
+    server->handed_count--;
+    return child;
+}
+
+/* It is a child like all others from now on, if perhaps a dead one. */
+static void begin(struct ff_server *server, struct ff_connection *connection)
+{
+    struct ff_child *child = take_spare(server, connection);
+
+    ff_close(&child->spare_sock);
+    ff_children_adopt_spare(&server->children, child);
+    take_wishes(child, connection);
+    server->status.counts.spare_starts++;
+    enlist(server, connection, child);
+    ff_connection_next_request(connection);
+    watch_connection(server, connection);
+}
+
+/* It will not begin. Whether it has done so after all is looked up once it is dead: no request is served twice. */
+static void condemn(struct ff_server *server, const struct ff_child *child)
+{
+    server->loop->backend->watch(server->loop, child->spare_sock, 0, NULL);
+    ff_spare_kill(child);
+}
+
+/* Find out whether the spare has begun: whether the event was about that. */
+static bool settle(struct ff_server *server, struct ff_connection *connection)
+{
+    int begun = ff_spare_has_begun(connection->spare);
+
+    if (begun > 0)
+        begin(server, connection);
+    else if (begun < 0)
+        condemn(server, connection->spare);
+    return begun != 0;
+}
+
+/* A spare is dead. If it had begun with a request, that is told first; else the request is for a fork. */
+static void lose_spare(struct ff_server *server, struct ff_child *child)
+{
+    struct ff_connection *connection = child->owner;
+
+    if (connection == NULL) {
+        ff_spares_forget(&server->spares, child);
+    } else if (ff_spare_has_begun(child) > 0) {
+        begin(server, connection);
+    } else {
+        take_spare(server, connection);
+        child->owner = NULL;
+        server->anyone_waits = true;
+        ff_spares_rest(&server->spares);
+    }
+}
+
+/* Its client has gone. One that has begun is like a child whose client went after it heard of it. */
+static void part_from_spare(struct ff_server *server, struct ff_connection *connection)
+{
+    struct ff_child *child = take_spare(server, connection);
+
+    if (ff_spare_has_begun(child) <= 0) {
+        child->owner = NULL;
+        ff_spare_dismiss(child);
+        return;
+    }
+    ff_close(&child->spare_sock);
+    ff_children_adopt_spare(&server->children, child);
+    take_wishes(child, connection);
+    server->status.counts.starts++;
+    connection->child_count++;
+}
+
+/* Now and then, while some spare does not begin. */
+static void look_at_handed(struct ff_server *server)
+{
+    if (server->handed_count == 0 || ff_seconds_now() < server->next_look)
+        return;
+    server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
+        if (other->spare != NULL && !settle(server, other) && ff_spare_is_stuck(other->spare))
+            condemn(server, other->spare);
+}
+
+/* Whether a spare has got the request. */
+static bool hand_to_spare(struct ff_server *server, struct ff_connection *connection)
+{
+    const struct ff_reader *reader = &connection->reader;
+    size_t held = (uint32_t)connection->header.value & FF_FORK_HELD ? 1 : 0;
+    struct ff_child *child = ff_spares_hand_over(&server->spares, &connection->header, reader->bytes,
+                                                 reader->fds + held, reader->fd_count - held);
+
+    if (child == NULL)
+        return false;
+    child->owner = connection;
+    child->request_id = connection->header.id;
+    open_pidfd(server, connection, child);
+    connection->spare = child;
+    ff_connection_wait(connection, server->tickets++);
+    server->handed_count++;
+    publish_numbers(server);
+    server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
+    /* Without a watch it is looked at all the same. */
+    server->loop->backend->watch(server->loop, child->spare_sock, FF_READABLE, connection);
+    return true;
+}
+
 static void report_dead(struct ff_server *server, struct ff_child *dead)
 {
+    for (struct ff_child *child = dead; child != NULL; child = child->next)
+        if (child->is_spare)
+            lose_spare(server, child);
     if (dead != NULL)
         publish_numbers(server);
     while (dead != NULL) {
@@ -448,6 +619,7 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
         .server = server,
         .connection = connection,
         .child = ff_child_new(connection, connection->header.id),
+        .spare_sock = -1,
         .fds_to_close = malloc(count_fds(server) * sizeof *job.fds_to_close),
     };
     pid_t pid = fork_for(&job);
@@ -456,10 +628,8 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
     if (pid > 0) {
         job.child->pid = pid;
         ff_children_add(&server->children, job.child);
-        connection->child_count++;
-        server->status.counts.starts++;
-        publish_numbers(server);
-        report_started(server, connection, job.child);
+        open_pidfd(server, connection, job.child);
+        enlist(server, connection, job.child);
         report_dead(server, ff_children_take_lost(&server->children)); /* whoever had that pid before */
         return false;
     }
@@ -470,9 +640,74 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
     return pid == 0;
 }
 
+/* Returns true in the child. */
+static bool start_child(struct ff_server *server, struct ff_connection *connection)
+{
+    ff_spares_note_request(&server->spares);
+    if (hand_to_spare(server, connection))
+        return false;
+    if (fork_child(server, connection))
+        return true;
+    ff_connection_next_request(connection);
+    return false;
+}
+
 static bool has_room(const struct ff_server *server)
 {
-    return server->config.max_children == 0 || server->children.count < server->config.max_children;
+    size_t count = server->children.count - server->children.spare_count + server->handed_count;
+
+    return server->config.max_children == 0 || count < server->config.max_children;
+}
+
+/* ---- spares ---- */
+
+static pid_t fork_job_of_spare(struct fork_job *job)
+{
+    int ends[2];
+    int error = ff_fd_socketpair(ends);
+    pid_t pid;
+
+    if (error < 0)
+        return error;
+    job->child->spare_sock = ends[0];
+    job->spare_sock = ends[1];
+    pid = ff_fork(job->server->hooks, leave_server, job);
+    if (pid != 0)
+        ff_close(&job->spare_sock);
+    return pid;
+}
+
+/* Returns true in the spare. */
+static bool fork_spare(struct ff_server *server)
+{
+    struct fork_job job = {
+        .server = server,
+        .child = ff_child_new(NULL, 0),
+        .spare_sock = -1,
+        .fds_to_close = malloc(count_fds(server) * sizeof *job.fds_to_close),
+    };
+    pid_t pid = job.child == NULL || job.fds_to_close == NULL ? -ENOMEM : fork_job_of_spare(&job);
+
+    free(job.fds_to_close);
+    if (pid > 0) {
+        job.child->pid = pid;
+        job.child->is_spare = true;
+        ff_children_add(&server->children, job.child);
+        ff_spares_add(&server->spares, job.child);
+        publish_numbers(server);
+        report_dead(server, ff_children_take_lost(&server->children));
+        return false;
+    }
+    if (job.child != NULL)
+        ff_child_free(job.child);
+    if (pid < 0)
+        ff_spares_rest(&server->spares);
+    return pid == 0;
+}
+
+static bool may_fork_spare(const struct ff_server *server)
+{
+    return !server->leaving && server->handed_count == 0 && ff_spares_are_short(&server->spares);
 }
 
 static void send_status(struct ff_server *server, struct ff_connection *connection)
@@ -499,14 +734,12 @@ static bool read_client(struct ff_server *server, struct ff_connection *connecti
             server->anyone_waits = true;
             return false;
         }
-        if (fork_child(server, connection))
-            return true;
-        break;
+        return start_child(server, connection);
     case FF_CONNECTION_STATUS:
         send_status(server, connection);
+        ff_connection_next_request(connection);
         break;
     }
-    ff_connection_next_request(connection);
     return false;
 }
 
@@ -514,6 +747,9 @@ static bool read_client(struct ff_server *server, struct ff_connection *connecti
 static bool serve_client(struct ff_server *server, struct ff_connection *connection, unsigned ready)
 {
     connection->stalled = false;
+    /* The event is the spare's, unless that has nothing to say: then the client has gone. */
+    if (connection->spare != NULL && settle(server, connection))
+        return false;
     if (ready & FF_READABLE)
         ff_connection_hang_up(connection);
     if (ready & FF_WRITABLE)
@@ -570,17 +806,19 @@ static bool may_leave(const struct ff_server *server)
 
 static int choose_timeout(const struct ff_server *server)
 {
-    if (may_leave(server))
-        return 0;
-    if (server->crowded)
+    if (may_leave(server) || server->crowded || may_fork_spare(server))
         return 0;
     if (server->children.doomed != NULL)
         return FF_TREE_ROUND_MS;
+    if (server->handed_count > 0)
+        return FF_HANDED_MS;
     if (server->next_check > 0)
         return SUSPICION_MS;
     if (!server->listening || server->resting)
         return FF_RETRY_MS;
-    return server->is_amid_requests ? FF_REQUEST_MS / 10 : -1;
+    if (server->is_amid_requests)
+        return FF_REQUEST_MS / 10;
+    return ff_spares_timeout(&server->spares);
 }
 
 /* However many events there are, those who are killed get their time to die between two rounds. */
@@ -643,11 +881,10 @@ static bool admit_waiting(struct ff_server *server, struct ff_request *ret_reque
     struct ff_connection *connection = find_first_waiting(server);
 
     for (int i = 0; i < FF_LOOP_BATCH && connection != NULL; i++) {
-        if (fork_child(server, connection)) {
+        if (start_child(server, connection)) {
             hand_over(connection, ret_request);
             return true;
         }
-        ff_connection_next_request(connection);
         watch_connection(server, connection);
         connection = find_first_waiting(server);
     }
@@ -684,13 +921,17 @@ static void nap(void)
     nanosleep(&time, NULL);
 }
 
-/* One batch of events, deaths last. 1 in a child, 0 to go on, or -errno. */
+/* One batch of events, deaths last. 0 to go on, or ff_served in a child, or -errno. */
 static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
 {
     struct ff_loop_event events[FF_LOOP_BATCH];
     bool is_last_look = may_leave(server);
     bool child_died;
-    int count = server->loop->backend->wait(server->loop, choose_timeout(server), events, &child_died);
+    int count;
+
+    if (may_fork_spare(server))
+        sched_yield(); /* whoever has just been answered may go on first */
+    count = server->loop->backend->wait(server->loop, choose_timeout(server), events, &child_died);
 
     if (count == -EINTR)
         return 0;
@@ -704,16 +945,27 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
     resume_listener(server);
     for (int i = 0; i < count; i++)
         if (serve_event(server, &events[i], ret_request))
-            return 1;
+            return FF_SERVED_CHILD;
     if (child_died)
         reap_children(server);
     look_for_lost(server);
+    look_at_handed(server);
     drop_gone_clients(server);
     if (admit_waiting(server, ret_request) || retry_stalled(server, ret_request))
-        return 1;
+        return FF_SERVED_CHILD;
     kill_doomed(server);
+    ff_spares_check_quiet(&server->spares);
+    if (count == 0 && !child_died && may_fork_spare(server) && fork_spare(server))
+        return FF_SERVED_SPARE;
     server->done = is_last_look && count == 0 && !child_died;
     return 0;
+}
+
+static void watch_again(struct ff_server *server, struct ff_connection *connection)
+{
+    watch_connection(server, connection);
+    if (connection->spare != NULL)
+        server->loop->backend->watch(server->loop, connection->spare->spare_sock, FF_READABLE, connection);
 }
 
 static int start(struct ff_server *server)
@@ -725,12 +977,14 @@ static int start(struct ff_server *server)
         return error;
     server->leaving = server->done = false;
     raise_limit(server);
+    if (server->own_limit.rlim_cur < 2 * FF_MAX_FDS_PER_MESSAGE)
+        server->spares.wanted = 0; /* one could not take the descriptors of any request */
     restore_reserve(server);
     if (alive_fd >= 0)
         error = server->loop->backend->watch(server->loop, alive_fd, FF_READABLE, &server->config.alive_fd);
     resume_listener(server);
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
-        watch_connection(server, other);
+        watch_again(server, other);
     reap_children(server); /* those that died while nobody served */
     return error;
 }
@@ -738,6 +992,9 @@ static int start(struct ff_server *server)
 /* The process is as it was before; clients stay connected, and another call may serve them. */
 static void stop(struct ff_server *server)
 {
+    ff_spares_dismiss(&server->spares);
+    ff_children_await_spares(&server->children);
+    publish_numbers(server);
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
         other->watched = 0;
     server->listening = false;
@@ -781,6 +1038,24 @@ int ff_server_serve_hooked(struct ff_server *server, const struct ff_fork_hooks 
 int ff_server_serve(struct ff_server *server, struct ff_request *ret_request)
 {
     return ff_server_serve_hooked(server, NULL, ret_request);
+}
+
+int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *ret_request)
+{
+    struct ff_spare *spare = &server->spare;
+    int result = spare->sock < 0 ? -EINVAL : ff_spare_receive(spare, timeout_ms);
+
+    if (result <= 0)
+        return result;
+    ff_close(&spare->sock);
+    sigaction(SIGINT, &server->spare_int, NULL);
+    if ((uint32_t)spare->header.value & FF_FORK_DIE_WITH_CLIENT)
+        ff_tree_become_root();
+    ret_request->payload = spare->reader.bytes;
+    ret_request->payload_size = spare->header.payload_size;
+    ret_request->fds = spare->reader.fds;
+    ret_request->fd_count = (uint32_t)spare->reader.fd_count;
+    return 1;
 }
 
 /* In a child the request's descriptors are the caller's, all others are closed. */

@@ -42,12 +42,15 @@ int ff_signals_take(struct ff_signals *signals)
     return 0;
 }
 
-void ff_signals_restore(const struct ff_signals *signals)
+void ff_signals_restore(const struct ff_signals *signals, struct sigaction *ret_int)
 {
     pthread_sigmask(SIG_SETMASK, &signals->old_mask, NULL);
     sigaction(SIGCHLD, &signals->old_chld, NULL);
     sigaction(SIGPIPE, &signals->old_pipe, NULL);
-    sigaction(SIGINT, &signals->old_int, NULL);
+    if (ret_int != NULL)
+        *ret_int = signals->old_int;
+    else
+        sigaction(SIGINT, &signals->old_int, NULL);
     wake_fd = -1;
 }
 

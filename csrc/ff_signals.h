@@ -16,8 +16,9 @@ struct ff_signals {
  * program, not for its server. One server at a time in one process. */
 int ff_signals_take(struct ff_signals *signals);
 
-/* Put the dispositions and the mask back. The self-pipe stays open. */
-void ff_signals_restore(const struct ff_signals *signals);
+/* Put the dispositions and the mask back. The self-pipe stays open. With ret_int, SIGINT stays ignored, and is to be put
+ * back as it says. */
+void ff_signals_restore(const struct ff_signals *signals, struct sigaction *ret_int);
 
 /* Close the self-pipe. */
 void ff_signals_close(struct ff_signals *signals);

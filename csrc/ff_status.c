@@ -14,7 +14,7 @@
 
 #include "ff_util.h"
 
-#define PAGE_MAGIC 0x31535441545346ffu /* changes with the layout */
+#define PAGE_MAGIC 0x32535441545346ffu /* changes with the layout */
 #define READ_TRIES 1000                /* each is lost only to a change of the page within two system calls */
 
 struct ff_status_page {

@@ -129,10 +129,22 @@ class Server:
         What both ends of each connection prove that they know; 1 to 256 bytes.
     max_children:
         How many children may live at once: further requests wait until one of them has ended. 0: any number.
+    max_spares:
+        How many children may be forked ahead of requests while these come fast.
+    spare_quiet:
+        Seconds without a request after which these go again.
 
     """
 
-    def __init__(self, listener_fd: int, alive_fd: int, authkey: bytes, max_children: int = 0) -> None:
+    def __init__(
+        self,
+        listener_fd: int,
+        alive_fd: int,
+        authkey: bytes,
+        max_children: int = 0,
+        max_spares: int = 0,
+        spare_quiet: float = 1.0,
+    ) -> None:
         key = ffi.from_buffer("unsigned char[]", authkey)
         config = ffi.new(
             "struct ff_config *",
@@ -143,6 +155,8 @@ class Server:
                 "authkey_size": len(authkey),
                 "backend": _backend(),
                 "max_children": max_children,
+                "max_spares": max_spares,
+                "spare_quiet_ms": _milliseconds(spare_quiet),
             },
         )
         server = ffi.new("struct ff_server **")
@@ -152,15 +166,26 @@ class Server:
     def serve(self) -> Request | None:
         """Serve. Returns None at the end and, in each child, its request: the caller then runs it.
 
-        Raises `OSError` when the event loop cannot be set up or fails.
+        Raises `OSError` when the event loop cannot be set up or fails, or a child could not take its descriptors.
         """
         request = ffi.new("struct ff_request *")
-        if not _check(lib.ff_python_serve(self._server, request)):
+        served = _check(lib.ff_python_serve(self._server, request))
+        if served == lib.FF_SERVED_ALL:
             return None
+        if served == lib.FF_SERVED_SPARE:
+            self._await_request(request)
         return Request(
             ffi.buffer(request.payload, request.payload_size)[:],
             [request.fds[i] for i in range(request.fd_count)],
         )
+
+    def _await_request(self, request: Any) -> None:
+        """Wait for the request of a child that was forked ahead of it; the child ends here when none will come."""
+        result = -errno.EAGAIN
+        while result == -errno.EAGAIN:  # a signal's Python handler runs in between
+            result = lib.ff_spare_await(self._server, -1, request)
+        if not _check(result):
+            os._exit(0)
 
     def close(self) -> None:
         """Close the descriptors and free the memory. Not for a child: there is nothing left to close there."""
@@ -279,6 +304,8 @@ class Status:
         "live_children",
         "pid",
         "refused",
+        "spare_starts",
+        "spares",
         "started",
         "starts",
     )
@@ -289,6 +316,8 @@ class Status:
         self.starts: int = page.starts
         self.live_children: int = page.live_children
         self.clients: int = page.clients
+        self.spares: int = page.spares
+        self.spare_starts: int = page.spare_starts
         self.failures = _nonzero(page.failures)
         self.refused = _nonzero(page.refused)
         self.accept_failures = _nonzero(page.accept_failures)

@@ -19,6 +19,10 @@ class TemplateConfig:
     """Seconds that preloading may take; None for no limit."""
     max_children: int
     """How many children may live at once; 0 for any number."""
+    max_spares: int
+    """How many children may be forked ahead of requests while these come fast; 0 for none."""
+    spare_quiet: float
+    """Seconds without a request after which these go again."""
     main: dict[str, str]
     """How to import the client's main module: part of its preparation data."""
     main_imports: list[str]

@@ -144,6 +144,12 @@ class FastForkContext(context.BaseContext):
             raise ValueError("fastfork start method not available")
 
 
+_MAX_SPARES = 16
+"""``FF_MAX_SPARES`` of the core, which is not loaded yet when options are given."""
+
+_MAX_QUIET = 1_000_000.0
+"""Seconds; they are told to the core in milliseconds."""
+
 _contexts: dict[str | None, FastForkContext] = {None: FastForkContext()}
 
 
@@ -157,6 +163,8 @@ def get_context(
     nested: str | None = None,
     die_with_client: bool | None = None,
     max_children: int | None = None,
+    spares: int | None = None,
+    spare_quiet: float | None = None,
 ) -> FastForkContext:
     """Return a multiprocessing context whose processes are forked from a template.
 
@@ -189,6 +197,13 @@ def get_context(
     max_children:
         How many processes of the template may live at once, those that its children have started among them: a
         ``start()`` beyond waits until another process has ended. The default is no limit.
+    spares:
+        How many processes the template may fork ahead of requests, at most 16. It does so while it has nothing else to
+        do and processes are started more often than ten times a second; a start then waits for no fork. The default
+        is 2; 0 for none. Each takes some hundred KiB. They are no children of anybody yet, and hear of nothing but
+        their request.
+    spare_quiet:
+        Seconds without a start after which these go again. The default is 1.
 
     Raises `ValueError` where fastfork is not supported and for values that are not known, `TypeError` for a preload
     that is not a list of module names and for a number that is none.
@@ -199,12 +214,22 @@ def get_context(
         raise ValueError(f"nested must be 'share' or 'own', not {nested!r}")
     if max_children is not None and not 1 <= operator.index(max_children) < 2**32:
         raise ValueError(f"max_children must be positive, not {max_children!r}")
+    if spares is not None and not 0 <= operator.index(spares) <= _MAX_SPARES:
+        raise ValueError(f"spares must be a number from 0 to {_MAX_SPARES}, not {spares!r}")
+    if spare_quiet is not None and not 0 < spare_quiet < _MAX_QUIET:
+        raise ValueError(f"spare_quiet must be a positive number of seconds, not {spare_quiet!r}")
     made = _contexts.get(template)
     if made is None:
         made = _contexts[template] = FastForkContext(template)
     server = _server(template)
     server.change_preload(preload, on_error=on_error, timeout=preload_timeout, on_threads=on_threads)
-    options = {"nested": nested, "die_with_client": die_with_client, "max_children": max_children}
+    options = {
+        "nested": nested,
+        "die_with_client": die_with_client,
+        "max_children": max_children,
+        "spares": spares,
+        "spare_quiet": spare_quiet,
+    }
     vars(server).update((name, value) for name, value in options.items() if value is not None)
     return made
 

@@ -103,6 +103,8 @@ class ForkServer:
         self._preload_timeout: float | None = None
         self._preload_on_threads = "warn"
         self.max_children = 0
+        self.spares = 2
+        self.spare_quiet = 1.0
         self.die_with_client = False
         self._launched: LaunchedTemplate | None = None
         self._connection: Connection | None = None
@@ -274,6 +276,8 @@ class ForkServer:
         self._preload_timeout = config.preload_timeout
         self._preload_on_threads = config.on_threads
         self.max_children = config.max_children
+        self.spares = config.max_spares
+        self.spare_quiet = config.spare_quiet
         self._forkserver_alive_fd = alive_fd
         self._inherited_fds = fds
         if config.nested == "share":
@@ -411,6 +415,8 @@ class ForkServer:
             preload_timeout=self._preload_timeout,
             on_threads=self._preload_on_threads,
             max_children=self.max_children,
+            max_spares=self.spares,
+            spare_quiet=self.spare_quiet,
             name=self.name,
             nested=self.nested,
             takes_over=_forkserver.takes_over,

@@ -30,6 +30,10 @@ class ServerStatus(NamedTuple):
     """Seconds for which it has served."""
     starts: int
     """Processes that were started."""
+    spare_starts: int
+    """Those of them that a process forked ahead has served: see ``spares`` of `fastfork.get_context`."""
+    spares: int
+    """Processes that were forked ahead and have nothing to do yet."""
     failures: dict[str, int]
     """Starts that failed, by the name of the errno: ``{"EAGAIN": 3}``."""
     live_children: int
@@ -47,7 +51,19 @@ class ServerStatus(NamedTuple):
 
 def status_without_server(state: Literal["stopped", "preloading"], pid: int | None = None) -> ServerStatus:
     """Return the status of a template that does not serve."""
-    return ServerStatus(state, pid, 0.0, 0, {}, 0, 0, {}, {})
+    return ServerStatus(
+        state,
+        pid,
+        uptime=0.0,
+        starts=0,
+        spare_starts=0,
+        spares=0,
+        failures={},
+        live_children=0,
+        clients=0,
+        refused={},
+        accept_failures={},
+    )
 
 
 class StatusPage:
@@ -64,6 +80,8 @@ class StatusPage:
             pid=status.pid,
             uptime=time.clock_gettime(time.CLOCK_MONOTONIC) - status.started,
             starts=status.starts,
+            spare_starts=status.spare_starts,
+            spares=status.spares,
             failures=_by_errno(status.failures),
             live_children=status.live_children,
             clients=status.clients,

@@ -119,7 +119,14 @@ def run_server(config: TemplateConfig, report: Report) -> None:
 
     Raises `OSError` when the server cannot be set up.
     """
-    server = _native.Server(config.listener_fd, config.alive_fd, config.authkey, config.max_children)
+    server = _native.Server(
+        config.listener_fd,
+        config.alive_fd,
+        config.authkey,
+        config.max_children,
+        config.max_spares,
+        config.spare_quiet,
+    )
     has_collector = gc.isenabled()
     gc.disable()
     warm_up(child.run_payload)

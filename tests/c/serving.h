@@ -16,6 +16,9 @@ struct service {
     void (*conclude)(void); /* runs after it has ended, in place of the check that no child is left */
     const struct ff_fork_hooks *hooks;
     uint32_t max_children;
+    uint32_t max_spares;
+    uint32_t spare_quiet_ms;
+    void (*in_spare)(void);    /* runs in each spare before it waits for a request */
     bool children_check_leaks; /* they end by exit(), which takes its time under a sanitizer */
 };
 
@@ -85,6 +88,19 @@ run_child(const struct service *service, struct ff_server *server, const struct 
     _exit(code);
 }
 
+/* In a spare, which ends here when no request comes. */
+static inline int await_request(struct ff_server *server, struct ff_request *ret_request)
+{
+    int result;
+
+    do
+        result = ff_spare_await(server, -1, ret_request);
+    while (result == -EAGAIN);
+    if (result != 1)
+        _exit(result == 0 ? 0 : 99);
+    return FF_SERVED_CHILD;
+}
+
 static inline struct ff_config serving_config(int listener, int alive)
 {
     return (struct ff_config){
@@ -106,13 +122,19 @@ static inline void serve_here(const struct service *service, int listener, int a
     int result;
 
     config.max_children = service->max_children;
+    config.max_spares = service->max_spares;
+    config.spare_quiet_ms = service->spare_quiet_ms;
     if (service->prepare != NULL)
         service->prepare();
     remember_open_fds(listener, alive);
     fds_before = check_count_fds();
     CHECK_INT(ff_server_new(&config, &server), 0);
     result = ff_server_serve_hooked(server, service->hooks, &request);
-    if (result == 1)
+    if (result == FF_SERVED_SPARE && service->in_spare != NULL)
+        service->in_spare();
+    if (result == FF_SERVED_SPARE)
+        result = await_request(server, &request);
+    if (result == FF_SERVED_CHILD)
         run_child(service, server, &request);
     CHECK_INT(result, 0);
     ff_server_free(server);
@@ -235,6 +257,25 @@ static inline pid_t start_child(int sock, uint32_t id, uint32_t flags, const voi
 static inline void check_exit(int sock, uint32_t id, int exit_code)
 {
     CHECK_INT(await_frame(sock, FF_FRAME_EXITED, id), exit_code);
+}
+
+/* The descriptor of the status page. */
+static inline int ask_status(int sock)
+{
+    int fd;
+
+    CHECK_INT(ff_client_ask_status(sock, 123), 0);
+    await_frame_with_fd(sock, FF_FRAME_STATUS, 123, &fd);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+static inline struct ff_status look(int fd)
+{
+    struct ff_status status;
+
+    CHECK_INT(ff_status_read(fd, &status), 0);
+    return status;
 }
 
 #endif

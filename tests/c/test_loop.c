@@ -390,7 +390,7 @@ static void abandon_in_child(struct ff_loop *loop, int fds_before)
     int own[FF_LOOP_MAX_FDS];
 
     ff_fd_close_all(own, loop->backend->own_fds(loop, own));
-    loop->backend->abandon(loop);
+    loop->backend->abandon(loop, NULL);
     CHECK_INT(check_count_fds(), fds_before);
     check_handlers(on_signal);
     CHECK(!is_blocked(SIGCHLD));

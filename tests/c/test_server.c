@@ -86,27 +86,6 @@ static void close_gate(struct gate *gate)
     close_both(gate->ready);
 }
 
-/* ---- the status page ---- */
-
-/* The descriptor of the status page. */
-static int ask_status(int sock)
-{
-    int fd;
-
-    CHECK_INT(ff_client_ask_status(sock, 123), 0);
-    await_frame_with_fd(sock, FF_FRAME_STATUS, 123, &fd);
-    CHECK(fd >= 0);
-    return fd;
-}
-
-static struct ff_status look(int fd)
-{
-    struct ff_status status;
-
-    CHECK_INT(ff_status_read(fd, &status), 0);
-    return status;
-}
-
 /* ---- life of a server ---- */
 
 static void test_end_without_clients(void)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import threading
@@ -90,6 +91,10 @@ def put(queue, *items):
 
 def send(connection, value):
     connection.send(value)
+
+
+def send_random(connection):
+    connection.send(random.random())
 
 
 def send_own_state(connection):

@@ -13,7 +13,7 @@ from support import raw, targets, trees
 from support.processes import DEADLINE, children_of, exit_code_of, fork, is_alive, wait_until
 
 import fastfork
-from fastfork import context, forkserver, retirement
+from fastfork import context, forkserver, retirement, status
 
 
 def pid_of(name=None):
@@ -257,7 +257,7 @@ def test_restart_with_a_preload_that_fails_is_told_by_the_next_start(capfd, ctx)
 
 
 def test_the_status_of_nothing_launches_nothing():
-    assert fastfork.server_status() == fastfork.ServerStatus("stopped", None, 0.0, 0, {}, 0, 0, {}, {})
+    assert fastfork.server_status() == status.status_without_server("stopped")
     assert fastfork.server_status("nobody's").state == "stopped"
     assert pid_of() is None
 
