@@ -10,6 +10,8 @@ import time
 import warnings
 from multiprocessing import process, spawn, util
 
+from . import _native
+
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,6 +173,13 @@ def _judge_threads(on_threads: str) -> None:
 
 def _threads_left() -> list[str]:
     """Return the names of all threads but this one, those that Python does not know included."""
+    if _thread_names_after_a_while():
+        # A fork ends the threads of libraries that know of forks, such as OpenBLAS: pthread_atfork(3).
+        _native.measure_floor(1)
+    return _thread_names_after_a_while()
+
+
+def _thread_names_after_a_while() -> list[str]:
     deadline = time.monotonic() + _THREAD_GRACE
     names = _thread_names()
     while names and time.monotonic() < deadline:

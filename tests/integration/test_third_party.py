@@ -254,3 +254,25 @@ def test_aiomultiprocess(run):
             asyncio.run(main())
         """
     ) == ["[25]", str(SQUARES)]
+
+
+@needs("numpy")
+def test_numpy_may_be_preloaded_though_it_starts_threads(programs):
+    """OpenBLAS ends its threads before a fork and starts them anew when they are needed: they are no reason to warn."""
+    outcome = programs.run(
+        """
+        import numpy
+
+        import fastfork
+
+        def product(size):
+            matrix = numpy.ones((size, size))
+            return float((matrix @ matrix)[0, 0])
+
+        if __name__ == "__main__":
+            context = fastfork.get_context(preload=["__main__", "numpy"], on_threads="refuse")
+            with context.Pool(2) as pool:
+                print(pool.map(product, [300] * 4))
+        """
+    )
+    assert outcome.lines == [str([300.0] * 4)]
