@@ -132,6 +132,10 @@ int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *
 /* Give back everything that the server holds. In a child: the memory, the request's too, and no descriptor. */
 void ff_server_free(struct ff_server *server);
 
+/* Have SIGTERM and SIGHUP, where nobody has changed what they do, remove the socket at this path and the folder that it
+ * lies in before they end this process; children of it are not concerned. -EINVAL: in no folder; -ENAMETOOLONG. */
+int ff_address_remove_at_end(const char *path);
+
 /* Send one FORK frame, whole, on a blocking socket. After -EBADF or -EMSGSIZE nothing has been sent; after another
  * error that may be so only up to FF_MAX_FDS_PER_MESSAGE descriptors. */
 int ff_client_send(int sock, uint32_t id, uint32_t flags, const void *payload, uint32_t payload_size,

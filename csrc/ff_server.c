@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "ff_address.h"
 #include "ff_connection.h"
 #include "ff_fd.h"
 #include "ff_loop.h"
@@ -353,6 +354,7 @@ static void leave_server(void *arg)
     struct ff_server *server = job->server;
     bool is_spare = job->connection == NULL;
 
+    ff_address_forget();
     ff_fd_close_all(job->fds_to_close, gather_fds(job));
     lower_fds(job);
     restore_limit(server);

@@ -194,6 +194,16 @@ class Server:
             lib.ff_server_free(server)
 
 
+def remove_address_at_end(path: str) -> None:
+    """Have SIGTERM and SIGHUP remove the socket at `path`, and its folder, before they end this process.
+
+    Where one of them is ignored or has a handler, that stays. Children are not concerned.
+
+    Raises `OSError` when the path is too long or in no folder.
+    """
+    _check(lib.ff_address_remove_at_end(os.fsencode(path)))
+
+
 class ForkRequest:
     """A request for a child, ready to be sent.
 

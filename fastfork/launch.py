@@ -1,4 +1,4 @@
-"""Starting a template: its socket, its interpreter, and what it is told about its client."""
+"""Starting a template: its interpreter, and what it is told about its client."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import math
 import os
 import pickle
 import shutil
-import socket
-import tempfile
 import time
 from multiprocessing import spawn, util
 
+from .address import listen
 from .child_process import ChildProcess
 from .errors import PreloadError
 from .preload import names_to_import
@@ -19,16 +18,12 @@ from .report import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from .config import TemplateConfig
 
 AUTHKEY_SIZE = 32
 """Bytes of the key that a template shares with its clients."""
-
-_MAX_ADDRESS = 100
-"""Bytes of a socket's path that every POSIX system takes (Linux: 107)."""
 
 _LIMIT_GRACE = 5.0
 """Seconds beyond the time limit of its preload that a template has to end by itself, and to say where it was."""
@@ -140,7 +135,7 @@ def launch(config: TemplateConfig) -> LaunchedTemplate:
     """
     config.authkey = os.urandom(AUTHKEY_SIZE)
     with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as of_template:
-        listener, config.address = _listen(on_failure)
+        listener, config.address = listen(on_failure)
         config.listener_fd = of_template.enter_context(listener).fileno()
         config_r, config_w = _pipe(of_template, on_failure)
         config.alive_fd, alive_w = _pipe(of_template, on_failure)
@@ -170,49 +165,6 @@ def _write_all(fd: int, content: bytes) -> None:
     # A template that has died is found out by whoever connects to it.
     with contextlib.suppress(BrokenPipeError), open(fd, "wb", closefd=False) as stream:
         stream.write(content)
-
-
-def _listen(on_failure: contextlib.ExitStack) -> tuple[socket.socket, str]:
-    """Return a listening socket that only this user can reach, and its path."""
-    listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    first_error: OSError | None = None
-    for base in _base_directories():
-        try:
-            address = _listen_below(base, listener)
-        except OSError as error:
-            first_error = first_error or error
-            continue
-        on_failure.callback(shutil.rmtree, os.path.dirname(address), ignore_errors=True)
-        return listener, address
-    message = "no writable directory with a path short enough for a socket; set TMPDIR to one"
-    raise OSError(first_error and first_error.errno, message) from first_error
-
-
-def _listen_below(base: str, listener: socket.socket) -> str:
-    directory = tempfile.mkdtemp(prefix="fastfork-", dir=base)
-    address = os.path.join(directory, "s")
-    try:
-        listener.bind(address)
-        os.chmod(address, 0o600)
-        listener.listen(socket.SOMAXCONN)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    return address
-
-
-def _base_directories() -> Iterator[str]:
-    """Yield directories for the socket's own one, where its path will be short enough, the best first."""
-    with contextlib.suppress(FileNotFoundError):
-        yield from _if_short(tempfile.gettempdir())
-    for name in (os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp", "/dev/shm"):
-        if name:
-            yield from _if_short(name)
-
-
-def _if_short(directory: str) -> Iterator[str]:
-    if len(os.fsencode(os.path.join(directory, "fastfork-12345678", "s"))) <= _MAX_ADDRESS:
-        yield directory
 
 
 def _spawn(config_fd: int, fds: list[int]) -> int:

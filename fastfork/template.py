@@ -34,6 +34,7 @@ def main(config_fd: int) -> NoReturn:
     own_pid = os.getpid()
     with open(config_fd, "rb") as stream:
         config = TemplateConfig(**pickle.load(stream))
+    _native.remove_address_at_end(config.address)
     report = Report(config.report_fd)
     try:
         if _set_up(config, report):

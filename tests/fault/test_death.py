@@ -748,6 +748,54 @@ def test_a_client_whose_server_was_killed_leaves_nothing(server, running):
     assert program.sockets() == []
 
 
+@pytest.mark.fault("All are told to end at once")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_whole_process_group_that_is_told_to_end_leaves_nothing(server, running, number):
+    program = running(CLIENT, METHODS[server.kind], "3", stderr=subprocess.DEVNULL, start_new_session=True)
+    words = sorted(map(str, (program.read()[0] for _ in range(4))))
+    assert len(program.sockets()) == 1
+    os.killpg(program.popen.pid, number)
+    assert program.popen.wait(DEADLINE) == -number
+    wait_until(lambda: program.pids() == [])
+    assert program.sockets() == []
+    if number == signal.SIGTERM:  # of SIGHUP the tracker dies too
+        assert not any(Path("/dev/shm", word).exists() for word in words)
+
+
+STOPPED_PRELOAD = """
+import os, sys, time
+import fastfork
+
+if __name__ == "__main__":
+    print(os.getpid(), flush=True)
+    fastfork.get_context(preload=["stops"]).Process(target=int).start()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_template_that_is_told_to_end_amid_its_preload_leaves_nothing(running, programs, number):
+    programs.write("stops.py", "import os; print(os.getpid(), flush=True); import time; time.sleep(600)")
+    program = running(STOPPED_PRELOAD, stderr=subprocess.DEVNULL, start_new_session=True)
+    program.read()
+    program.read()
+    assert len(program.sockets()) == 1
+    os.killpg(program.popen.pid, number)
+    wait_until(lambda: program.pids() == [])
+    assert program.sockets() == []
+
+
+def test_a_child_that_is_told_to_end_leaves_its_server_what_is_its_own(server):
+    """At any time after its birth: it has the handler of its server for a moment."""
+    folder = Path(server.address).parent
+    for _ in range(50):
+        process = server.start(targets.leave, 5)
+        process.terminate()
+        assert joined(process) in (5, -signal.SIGTERM)
+        process.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["s"]
+    server.check_starts()
+
+
 # ---- a terminal ----
 
 

@@ -16,7 +16,7 @@ import pytest
 from support import raw, targets
 from support.processes import DEADLINE, exit_code_of, fork, is_alive, wait_until
 
-from fastfork import auth, forkserver, launch
+from fastfork import address, auth, forkserver, launch
 
 NOBODY = 65534
 
@@ -274,7 +274,7 @@ def test_a_tmpdir_that_will_do_is_used(programs):
 def test_a_folder_that_takes_no_file_is_passed_over(tmp_path, monkeypatch):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         monkeypatch.setattr(
-            launch, "_base_directories", lambda: iter(["/proc", str(tmp_path / "missing"), folder])
+            address, "_base_directories", lambda: iter(["/proc", str(tmp_path / "missing"), folder])
         )
         forkserver.ensure_running()
         assert forkserver._forkserver._forkserver_address.startswith(folder)
@@ -284,14 +284,14 @@ def test_a_folder_that_takes_no_file_is_passed_over(tmp_path, monkeypatch):
 
 
 def test_without_any_folder_the_error_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(launch, "_base_directories", lambda: iter(["/proc"]))
+    monkeypatch.setattr(address, "_base_directories", lambda: iter(["/proc"]))
     with pytest.raises(OSError, match="set TMPDIR"):
         forkserver.ensure_running()
 
 
 def test_an_interpreter_that_cannot_be_started_is_an_error_and_leaves_no_folder(monkeypatch):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        monkeypatch.setattr(launch, "_base_directories", lambda: iter([folder]))
+        monkeypatch.setattr(address, "_base_directories", lambda: iter([folder]))
         monkeypatch.setattr(launch.util, "spawnv_passfds", fail_to_spawn)
         with pytest.raises(BlockingIOError):
             forkserver.ensure_running()

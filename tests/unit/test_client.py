@@ -18,7 +18,7 @@ from support import raw, targets
 from support.processes import DEADLINE, children_of, descriptors, exit_code_of, fork, is_alive, wait_until
 
 import fastfork
-from fastfork import _native, client, context, forkserver, launch, popen
+from fastfork import _native, address, client, context, forkserver, launch, popen
 
 
 class InterruptedByHandlerError(TimeoutError):
@@ -290,7 +290,7 @@ def test_no_descriptor_is_lost_where_there_are_no_more_for_a_pipe(template, monk
 @pytest.mark.parametrize("name", ["_pipe", "_spawn", "_write_all", "LaunchedTemplate"])
 def test_a_launch_that_fails_leaves_nothing(ctx, monkeypatch, name):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        monkeypatch.setattr(launch, "_base_directories", lambda: iter([folder]))
+        monkeypatch.setattr(address, "_base_directories", lambda: iter([folder]))
         before = descriptors(), children_of(os.getpid())
         fail_once(monkeypatch, launch, name, MemoryError)
         with pytest.raises(MemoryError):
@@ -305,7 +305,7 @@ def test_without_a_descriptor_for_the_socket_the_error_says_so(monkeypatch):
     def no_socket(*_arguments):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(launch.socket, "socket", no_socket)
+    monkeypatch.setattr(address.socket, "socket", no_socket)
     with pytest.raises(OSError, match="Too many open files") as caught:
         forkserver.ensure_running()
     assert caught.value.errno == errno.EMFILE

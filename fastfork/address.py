@@ -1,0 +1,156 @@
+"""The address of a template: a socket in a folder of its own, that only its user can reach.
+
+A template removes both when it leaves or is told to end, and its client those of a template that has died. What is
+left when both are killed at once goes with the next launch of the same user, here: see `_remove_abandoned`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import tempfile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MAX_ADDRESS = 100
+"""Bytes of a socket's path that every POSIX system takes (Linux: 107)."""
+
+_SOCKET = "s"
+
+_NEW_SOCKET = "n"
+"""The socket's name until it listens: so that one which is called `_SOCKET` and does not is nobody's any more."""
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_BOOT_DIGITS = 8
+"""How much of that is in the name of each folder."""
+
+_LISTENERS = "/proc/net/unix"
+
+
+def listen(on_failure: contextlib.ExitStack) -> tuple[socket.socket, str]:
+    """Return a listening socket that only this user can reach, and its path.
+
+    Parameters
+    ----------
+    on_failure:
+        What closes and removes both.
+
+    Raises `OSError` when there is no place for it.
+
+    """
+    listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    first_error: OSError | None = None
+    for base in _base_directories():
+        try:
+            address = _listen_below(base, listener)
+        except OSError as error:
+            first_error = first_error or error
+            continue
+        on_failure.callback(shutil.rmtree, os.path.dirname(address), ignore_errors=True)
+        _remove_abandoned(base)
+        return listener, address
+    message = "no writable directory with a path short enough for a socket; set TMPDIR to one"
+    raise OSError(first_error and first_error.errno, message) from first_error
+
+
+def _listen_below(base: str, listener: socket.socket) -> str:
+    directory = tempfile.mkdtemp(prefix=_prefix(), dir=base)
+    address = os.path.join(directory, _SOCKET)
+    new_address = os.path.join(directory, _NEW_SOCKET)
+    try:
+        listener.bind(new_address)
+        os.chmod(new_address, 0o600)
+        listener.listen(socket.SOMAXCONN)
+        os.rename(new_address, address)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return address
+
+
+def _base_directories() -> Iterator[str]:
+    """Yield directories for the socket's own one, where its path will be short enough, the best first."""
+    with contextlib.suppress(FileNotFoundError):
+        yield from _if_short(tempfile.gettempdir())
+    for name in (os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp", "/dev/shm"):
+        if name:
+            yield from _if_short(name)
+
+
+def _if_short(directory: str) -> Iterator[str]:
+    if len(os.fsencode(os.path.join(directory, f"{_prefix()}12345678", _SOCKET))) <= _MAX_ADDRESS:
+        yield directory
+
+
+# ---- what was left behind ----
+
+
+def _boot() -> str:
+    """Return what tells this boot of this machine from others; nothing where the system does not say."""
+    try:
+        with open(_BOOT_ID) as stream:
+            return stream.read(_BOOT_DIGITS)
+    except OSError:
+        return ""
+
+
+def _prefix() -> str:
+    """Return how the names of templates' folders begin: another machine may use the same file system."""
+    boot = _boot()
+    return f"fastfork-{boot}-" if boot else "fastfork-"
+
+
+def _remove_abandoned(base: str) -> None:
+    """Remove the folders in `base` that templates of this user have left which were killed, as was their client.
+
+    Anybody may have put there whatever he likes. What is not exactly such a folder is left alone, and so is one whose
+    socket somebody listens on, in whatever state he is. Those of another boot or machine are for its tmpfiles.d.
+    """
+    if not _boot():
+        return
+    with contextlib.suppress(OSError):
+        found = {os.path.join(base, name) for name in os.listdir(base) if name.startswith(_prefix())}
+        for folder in found - _folders_with_listeners():
+            with contextlib.suppress(OSError):
+                _remove_if_abandoned(folder)
+
+
+def _folders_with_listeners() -> set[str]:
+    """Return the folders of sockets that exist, as far as these are known here: so that those need not be tried."""
+    with open(_LISTENERS, errors="surrogateescape") as stream:
+        paths = [line.rstrip("\n").split(maxsplit=7)[7:] for line in stream]
+    return {os.path.dirname(path[0]) for path in paths if path}
+
+
+def _remove_if_abandoned(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if _is_private(os.fstat(fd)) and os.listdir(fd) == [_SOCKET] and _is_deserted_socket(fd):
+            os.unlink(_SOCKET, dir_fd=fd)
+            os.rmdir(folder)
+    finally:
+        os.close(fd)
+
+
+def _is_private(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o700
+
+
+def _is_deserted_socket(folder_fd: int) -> bool:
+    """Whether there is a socket in a folder that nobody listens on. Who has no time for a connection does listen."""
+    if not stat.S_ISSOCK(os.lstat(_SOCKET, dir_fd=folder_fd).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(f"/proc/self/fd/{folder_fd}/{_SOCKET}")
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+    return False
