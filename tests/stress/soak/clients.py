@@ -24,6 +24,8 @@ from .journal import Journal
 from .watch import state_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from .servers import Server
 
 LONGEST_JOIN = 60.0
@@ -190,7 +192,7 @@ def _work(
     restart_now = order.restarts and number == 0
     while not is_over.is_set():
         plans = [behaviours.draw(chance) for _ in range(chance.randint(1, MOST_AT_A_TIME))]
-        started = [(*pair, plan) for plan in plans for pair in [starter.start(plan)] if pair is not None]
+        started = list(_start_until_error(starter, plans))
         if len(started) < len(plans):
             is_over.wait(PAUSE_AFTER_ERROR)
         chance.shuffle(started)
@@ -199,6 +201,15 @@ def _work(
             _restart(server, journal)
         for start_id, process, plan in started:
             starter.finish(start_id, process, plan)
+
+
+def _start_until_error(starter: Starter, plans: Sequence[Plan]) -> Iterator[tuple[str, Any, Plan]]:
+    """Start processes. What comes after an error would but meet the same fault."""
+    for plan in plans:
+        pair = starter.start(plan)
+        if pair is None:
+            return
+        yield (*pair, plan)
 
 
 def _restart(server: Server, journal: Journal) -> None:

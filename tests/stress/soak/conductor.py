@@ -79,6 +79,7 @@ class Conductor:
         """Run until there have been enough starts for long enough; returns the summary."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever has started this may have it ignored
         _have_usual_limit()
         idle = self._idle_sample()
         with self._stop_w:  # whatever happens, the clients end

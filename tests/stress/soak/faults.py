@@ -25,17 +25,20 @@ if TYPE_CHECKING:
     from .watch import Watch
 
 INTERVALS = {
-    accounts.CHILD_KILLED: 0.5,
+    accounts.CHILD_KILLED: 0.25,
     accounts.CLIENT_KILLED: 12.0,
     accounts.CLIENT_LIMITED: 12.0,
     accounts.TEMPLATE_LIMITED: 20.0,
     accounts.TEMPLATE_STOPPED: 20.0,
-    accounts.TEMPLATE_KILLED: 200.0,
+    accounts.TEMPLATE_KILLED: 120.0,
 }
 """Seconds from one fault of a kind to the next, on average."""
 
 TIMES_AT_LEAST = 5
 """A short run is to see each kind of fault about so often."""
+
+KILLING = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+"""What a template is killed by. It clears up after itself where it can."""
 
 LONGEST_STOP = 1.5  # seconds
 LONGEST_LIMIT = 0.5  # seconds
@@ -235,10 +238,13 @@ class Faults:
 
     def _kill_template(self) -> None:
         pid = self._chance.choice(self._watch.templates())
+        number = self._chance.choice(KILLING)
         pidfd = os.pidfd_open(pid)
-        self._watch.expects_death_of(pid)
+        if number == signal.SIGKILL:
+            self._watch.expects_death_of(pid)
         fault = self._account.fault(accounts.TEMPLATE_KILLED, time.monotonic())
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, number)
+        signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # what is stopped dies of SIGKILL alone
         _has_ended(pidfd, DEATH_DEADLINE)
         fault.end = time.monotonic()
         os.close(pidfd)
