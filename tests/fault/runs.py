@@ -1,4 +1,4 @@
-"""Runs one test in a pytest process of its own, on one fork server, within a limit, and says how that ended."""
+"""Runs tests in a pytest process of their own, on one fork server, within a limit, and says how that ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 HOLDS = "holds"
 DOES_NOT_APPLY = "-"
@@ -56,6 +56,23 @@ class Outcome:
     def is_good(self) -> bool:
         """Whether nothing went wrong."""
         return self.word in (HOLDS, DOES_NOT_APPLY)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """How many tests at once ended."""
+
+    passed: int
+    skipped: int
+    failures: dict[str, str]
+    """What was wrong, by the name of each test that failed; by an empty name, with the run itself."""
+    seconds: float
+    log: str
+
+    @property
+    def is_good(self) -> bool:
+        """Whether there were tests, and nothing went wrong."""
+        return self.passed > 0 and not self.failures
 
 
 class Runner:
@@ -111,6 +128,18 @@ class Runner:
             seconds = time.monotonic() - begin
             word = judge(report) if is_over else HANGS
             return Outcome(title, test, on, word, seconds, log.read_text(errors="replace")[-_MAX_LOG:])
+
+    def run_suite(self, arguments: Sequence[str]) -> Suite:
+        """Run pytest with these arguments on fastfork. Nothing that it started is left."""
+        with _temporary_folder() as folder:
+            report, log = folder / "report.xml", folder / "log"
+            begin = time.monotonic()
+            is_over = self._run(
+                self._command(f"--junitxml={report}", *arguments),
+                self._variables(folder, FAULTS_ON="fastfork"),
+                log,
+            )
+            return judge_suite(report, is_over, time.monotonic() - begin, log.read_text(errors="replace"))
 
     def _command(self, *arguments: str) -> list[str]:
         return [self._python, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={self._root}", *arguments]
@@ -184,6 +213,24 @@ def judge(report: Path) -> str:
         if tag in messages:
             return word_for(messages[tag])
     return DOES_NOT_APPLY if "skipped" in messages else HOLDS
+
+
+def judge_suite(report: Path, is_over: bool, seconds: float, log: str) -> Suite:
+    """Return what pytest's report (JUnit's XML) says of all of its tests."""
+    if not is_over:
+        return Suite(0, 0, {"": HANGS}, seconds, log)
+    try:
+        cases = list(ET.parse(report).iter("testcase"))
+    except (OSError, ET.ParseError):
+        return Suite(0, 0, {"": "the client died"}, seconds, log)
+    failures = {
+        f"{case.get('classname')}::{case.get('name')}": child.get("message", "")
+        for case in cases
+        for child in case
+        if child.tag in ("failure", "error")
+    }
+    skipped = sum(child.tag == "skipped" for case in cases for child in case)
+    return Suite(len(cases) - skipped - len(failures), skipped, failures, seconds, log)
 
 
 def word_for(message: str) -> str:

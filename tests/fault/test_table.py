@@ -10,6 +10,7 @@ import pytest
 from support.processes import DEADLINE, is_alive
 
 from . import __main__ as command
+from . import repeat
 from .runs import DOES_NOT_APPLY, EXIT_CODE_LOST, HANGS, HOLDS, SERVER_DIED, Outcome, Runner, word_for
 
 CONFTEST = """
@@ -87,6 +88,36 @@ def test_tests_that_cannot_be_collected_are_an_error(runner, folder):
 )
 def test_an_outcome_has_its_word(runner, test, on, word):
     assert runner.run("title", f"test_faults.py::{test}", on).word == word
+
+
+def test_many_tests_at_once_have_their_counts(runner):
+    suite = runner.run_suite(["test_faults.py", "-k", "not dies and not hangs"])
+    assert (suite.passed, suite.skipped) == (2, 0)
+    assert {test: word_for(message) for test, message in suite.failures.items()} == {
+        "test_faults::test_with_a_word": SERVER_DIED,
+        "test_faults::test_without_a_word": EXIT_CODE_LOST,
+    }
+    assert not suite.is_good
+
+
+@pytest.mark.parametrize(("tests", "what"), [("test_that_dies", "the client died"), ("of_that_name", None)])
+def test_a_run_that_comes_to_no_result_is_not_good(runner, tests, what):
+    suite = runner.run_suite(["test_faults.py", "-k", tests])
+    assert suite.failures.get("") == what
+    assert not suite.is_good
+
+
+@pytest.mark.parametrize(("tests", "status", "good"), [("that_holds", 0, 3), ("with_a_word", 1, 0)])
+def test_runs_side_by_side_are_summed_up(folder, monkeypatch, capsys, tmp_path, tests, status, good):
+    monkeypatch.setattr(repeat, "ROOT", folder)
+    monkeypatch.setattr(repeat.signal, "signal", lambda *_: None)
+    logs = tmp_path / "logs"
+    options = ["--times", "3", "--at-once", "2", "--logs", os.fspath(logs), f"test_faults.py::test_{tests}"]
+    assert repeat.main(options) == status
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"3 runs, {good} of them without a failure"
+    assert out[1] == f"{good} passed, 0 skipped, {3 - good} failed"
+    assert len(list(logs.iterdir())) == 3 - good
 
 
 def test_what_hangs_is_ended_with_all_that_it_has_started(folder):
