@@ -11,14 +11,15 @@ import os
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MAX_ADDRESS = 100
-"""Bytes of a socket's path that every POSIX system takes (Linux: 107)."""
+_MAX_ADDRESS = 107 if sys.platform == "linux" else 100
+"""Bytes of a socket's path: unix(7); what every POSIX system takes."""
 
 _SOCKET = "s"
 
@@ -26,8 +27,9 @@ _NEW_SOCKET = "n"
 """The socket's name until it listens: so that one which is called `_SOCKET` and does not is nobody's any more."""
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
-_BOOT_DIGITS = 8
-"""How much of that is in the name of each folder."""
+_BOOT_DIGITS = 6
+"""How much of that is in the name of each folder, where every byte counts. Should two machines that share a file system
+have it in common, the worst is that one has the other launch its templates anew."""
 
 _LISTENERS = "/proc/net/unix"
 
@@ -101,8 +103,7 @@ def _boot() -> str:
 
 def _prefix() -> str:
     """Return how the names of templates' folders begin: another machine may use the same file system."""
-    boot = _boot()
-    return f"fastfork-{boot}-" if boot else "fastfork-"
+    return f"fastfork-{_boot()}"
 
 
 def _remove_abandoned(base: str) -> None:

@@ -251,7 +251,7 @@ if __name__ == "__main__":
     process.start()
     process.join()
     address = forkserver._forkserver._forkserver_address
-    print(address.startswith(os.environ["TMPDIR"]), len(address) < 104)
+    print(address.startswith(os.environ["TMPDIR"]), len(address) < 108)
 """
 
 

@@ -134,11 +134,11 @@ def of_another_user(folder):
 
 
 def of_another_boot(folder):
-    folder.rename(folder.with_name(f"fastfork-00000000-{folder.name.rpartition('-')[2]}"))
+    folder.rename(folder.with_name(folder.name.replace(address._prefix(), "fastfork-000000")))
 
 
 def without_a_boot(folder):
-    folder.rename(folder.with_name(f"fastfork-{folder.name.rpartition('-')[2]}"))
+    folder.rename(folder.with_name(folder.name.replace(address._prefix(), "fastfork-")))
 
 
 @pytest.mark.parametrize(
