@@ -25,13 +25,13 @@ static struct {
     pid_t owner; /* a child has this handler too for a moment, and may be told to end in it */
 } address;
 
-/* SA_RESETHAND: the signal is the end when it is raised again. */
-static void remove_and_end(int signal_number)
+void ff_address_end(int signal_number)
 {
     if (getpid() == address.owner) {
         unlink(address.socket);
         rmdir(address.folder);
     }
+    signal(signal_number, SIG_DFL);
     raise(signal_number);
 }
 
@@ -43,9 +43,9 @@ static bool has_handler(int signal_number, void (*handler)(int))
 }
 
 /* Change the handler of those of the signals that have a certain one: others are somebody else's. */
-static void replace_handlers(void (*from)(int), void (*to)(int), int flags)
+static void replace_handlers(void (*from)(int), void (*to)(int))
 {
-    struct sigaction action = {.sa_handler = to, .sa_flags = flags};
+    struct sigaction action = {.sa_handler = to, .sa_flags = (int)SA_NODEFER};
 
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < ENDING_SIGNALS; i++)
@@ -65,12 +65,12 @@ int ff_address_remove_at_end(const char *path)
     memcpy(address.folder, path, (size_t)(slash - path));
     address.folder[slash - path] = '\0';
     address.owner = getpid();
-    replace_handlers(SIG_DFL, remove_and_end, (int)(SA_RESETHAND | SA_NODEFER));
+    replace_handlers(SIG_DFL, ff_address_end);
     return 0;
 }
 
 void ff_address_forget(void)
 {
     if (address.owner != 0)
-        replace_handlers(remove_and_end, SIG_DFL, 0);
+        replace_handlers(ff_address_end, SIG_DFL);
 }

@@ -7,21 +7,26 @@
 #include "ff_abi.h"
 #include "ff_util.h"
 
-pid_t ff_fork(const struct ff_fork_hooks *hooks, void (*clean_up)(void *arg), void *arg)
+pid_t ff_fork(const struct ff_fork_hooks *hooks, void (*clean_up)(void *arg, sigset_t *mask), void *arg)
 {
+    sigset_t all, mask;
     pid_t pid;
     int error;
 
+    sigfillset(&all);
     if (hooks != NULL)
         hooks->before();
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
     pid = fork();
     error = pid < 0 ? -errno : 0;
     if (pid == 0) {
-        clean_up(arg);
+        clean_up(arg, &mask);
         if (hooks != NULL)
             hooks->after_in_child();
+        pthread_sigmask(SIG_SETMASK, &mask, NULL);
         return 0;
     }
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
     if (hooks != NULL)
         hooks->after_in_parent();
     return error < 0 ? error : pid;

@@ -38,9 +38,9 @@ struct ff_loop_backend {
     size_t (*own_fds)(const struct ff_loop *loop, int ret_fds[FF_LOOP_MAX_FDS]);
     /* Put the signals back as they were before, close the descriptors, free the memory. */
     void (*close)(struct ff_loop *loop);
-    /* The same in a child, which has closed the descriptors together with others. With ret_int, ^C is left to be put
-     * back as that says. */
-    void (*abandon)(struct ff_loop *loop, struct sigaction *ret_int);
+    /* The same in a child, which has closed the descriptors together with others, and is to set this mask. With ret_int,
+     * ^C is left to be put back as that says. */
+    void (*abandon)(struct ff_loop *loop, sigset_t *ret_mask, struct sigaction *ret_int);
 };
 
 /* The first member of each backend's own structure. */

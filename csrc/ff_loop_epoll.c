@@ -98,21 +98,23 @@ static size_t own_fds(const struct ff_loop *base, int ret_fds[FF_LOOP_MAX_FDS])
     return loop->signal_fd < 0 ? 3 : 4;
 }
 
-static void abandon(struct ff_loop *base, struct sigaction *ret_int)
+static void abandon(struct ff_loop *base, sigset_t *ret_mask, struct sigaction *ret_int)
 {
     struct epoll_loop *loop = of(base);
 
-    ff_signals_restore(&loop->signals, ret_int);
+    ff_signals_restore(&loop->signals, ret_mask, ret_int);
     free(loop);
 }
 
 static void close_loop(struct ff_loop *base)
 {
     struct epoll_loop *loop = of(base);
+    sigset_t mask;
 
     ff_close(&loop->signal_fd);
     ff_close(&loop->epoll_fd);
-    ff_signals_restore(&loop->signals, NULL);
+    ff_signals_restore(&loop->signals, &mask, NULL);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
     ff_signals_close(&loop->signals);
     free(loop);
 }

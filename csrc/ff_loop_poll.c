@@ -135,11 +135,11 @@ static size_t own_fds(const struct ff_loop *base, int ret_fds[FF_LOOP_MAX_FDS])
     return 2;
 }
 
-static void abandon(struct ff_loop *base, struct sigaction *ret_int)
+static void abandon(struct ff_loop *base, sigset_t *ret_mask, struct sigaction *ret_int)
 {
     struct poll_loop *loop = of(base);
 
-    ff_signals_restore(&loop->signals, ret_int);
+    ff_signals_restore(&loop->signals, ret_mask, ret_int);
     free(loop->polled);
     free(loop->tags);
     free(loop);
@@ -149,9 +149,11 @@ static void close_loop(struct ff_loop *base)
 {
     struct poll_loop *loop = of(base);
     struct ff_signals signals = loop->signals;
+    sigset_t mask;
 
-    abandon(base, NULL);
+    abandon(base, &mask, NULL);
     ff_signals_close(&signals);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
 
 static const struct ff_loop_backend poll_backend = {

@@ -348,13 +348,12 @@ static void lower_fds(struct fork_job *job)
 }
 
 /* Runs in the child: nothing of the server stays but the request, or the way that it will come. */
-static void leave_server(void *arg)
+static void leave_server(void *arg, sigset_t *mask)
 {
     struct fork_job *job = arg;
     struct ff_server *server = job->server;
     bool is_spare = job->connection == NULL;
 
-    ff_address_forget();
     ff_fd_close_all(job->fds_to_close, gather_fds(job));
     lower_fds(job);
     restore_limit(server);
@@ -365,8 +364,9 @@ static void leave_server(void *arg)
     ff_reader_init(&server->spare.reader);
     ff_status_abandon(&server->status);
     /* ^C is not for a process that does nothing yet. */
-    server->loop->backend->abandon(server->loop, is_spare ? &server->spare_int : NULL);
+    server->loop->backend->abandon(server->loop, mask, is_spare ? &server->spare_int : NULL);
     server->loop = NULL;
+    ff_address_forget(); /* what the signals had before the server may be that */
     server->in_child = true;
 }
 

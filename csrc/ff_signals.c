@@ -1,8 +1,9 @@
-/* ff_signals.c: SIGCHLD, SIGPIPE and SIGINT of a serving process, and how they were before. */
+/* ff_signals.c: SIGCHLD, SIGPIPE, SIGINT, SIGTERM and SIGHUP of a serving process, and how they were before. */
 #define _GNU_SOURCE
 
 #include "ff_signals.h"
 
+#include "ff_address.h"
 #include "ff_fd.h"
 #include "ff_util.h"
 
@@ -20,6 +21,16 @@ static void wake(int signal_number)
     errno = saved_errno;
 }
 
+static void end_by(int signal_number, struct sigaction *ret_old)
+{
+    struct sigaction end = {.sa_handler = ff_address_end, .sa_flags = (int)SA_NODEFER};
+
+    sigemptyset(&end.sa_mask);
+    sigaction(signal_number, NULL, ret_old);
+    if (ret_old->sa_handler != SIG_IGN)
+        sigaction(signal_number, &end, NULL);
+}
+
 int ff_signals_take(struct ff_signals *signals)
 {
     struct sigaction on_chld = {.sa_handler = wake, .sa_flags = SA_RESTART | SA_NOCLDSTOP};
@@ -35,6 +46,8 @@ int ff_signals_take(struct ff_signals *signals)
     sigaction(SIGCHLD, &on_chld, &signals->old_chld);
     sigaction(SIGPIPE, &ignore, &signals->old_pipe);
     sigaction(SIGINT, &ignore, &signals->old_int);
+    end_by(SIGTERM, &signals->old_term);
+    end_by(SIGHUP, &signals->old_hup);
     /* A process that blocks SIGCHLD hands the blocked signal on to those that it forks or executes. */
     sigemptyset(&only_chld);
     sigaddset(&only_chld, SIGCHLD);
@@ -42,16 +55,18 @@ int ff_signals_take(struct ff_signals *signals)
     return 0;
 }
 
-void ff_signals_restore(const struct ff_signals *signals, struct sigaction *ret_int)
+void ff_signals_restore(const struct ff_signals *signals, sigset_t *ret_mask, struct sigaction *ret_int)
 {
-    pthread_sigmask(SIG_SETMASK, &signals->old_mask, NULL);
     sigaction(SIGCHLD, &signals->old_chld, NULL);
     sigaction(SIGPIPE, &signals->old_pipe, NULL);
+    sigaction(SIGTERM, &signals->old_term, NULL);
+    sigaction(SIGHUP, &signals->old_hup, NULL);
     if (ret_int != NULL)
         *ret_int = signals->old_int;
     else
         sigaction(SIGINT, &signals->old_int, NULL);
     wake_fd = -1;
+    *ret_mask = signals->old_mask;
 }
 
 void ff_signals_close(struct ff_signals *signals)

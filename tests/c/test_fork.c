@@ -6,6 +6,8 @@
 #include "ff_fork.h"
 #include "io.h"
 
+#include <signal.h>
+
 static char calls[8];
 
 static void note(char call)
@@ -36,9 +38,10 @@ static void after_in_child(void)
 
 static const struct ff_fork_hooks hooks = {before, after_in_parent, after_in_child};
 
-static void clean_up(void *arg)
+static void clean_up(void *arg, sigset_t *mask)
 {
     note(*(char *)arg);
+    sigaddset(mask, SIGUSR2);
 }
 
 static void check_order(const struct ff_fork_hooks *used, const char *in_child, const char *in_parent)
@@ -74,6 +77,45 @@ static void test_failure(void)
     CHECK_INT(strcmp(calls, "bp"), 0);
 }
 
+static void on_signal(int signal_number)
+{
+    note(signal_number == SIGUSR1 ? 's' : '?');
+}
+
+static void signal_amid_clean_up(void *arg, sigset_t *mask)
+{
+    clean_up(arg, mask);
+    raise(SIGUSR1);
+    raise(SIGUSR2);
+}
+
+static bool is_blocked(int signal_number)
+{
+    sigset_t mask;
+
+    CHECK_INT(pthread_sigmask(SIG_BLOCK, NULL, &mask), 0);
+    return sigismember(&mask, signal_number);
+}
+
+/* What the hook forgets, or what it calls does not expect, comes after it; what the child is to block does not. */
+static void test_signals_amid_a_fork(void)
+{
+    char clean = '-';
+    pid_t pid;
+
+    calls[0] = '\0';
+    signal(SIGUSR1, on_signal);
+    signal(SIGUSR2, on_signal);
+    pid = ff_fork(&hooks, signal_amid_clean_up, &clean);
+    if (pid == 0)
+        _exit(strcmp(calls, "b-cs") != 0 || is_blocked(SIGUSR1) || !is_blocked(SIGUSR2));
+    CHECK_INT(await_status(pid), 0);
+    CHECK(!is_blocked(SIGUSR1));
+    CHECK(!is_blocked(SIGUSR2));
+    signal(SIGUSR1, SIG_DFL);
+    signal(SIGUSR2, SIG_DFL);
+}
+
 static void test_floor(void)
 {
     double seconds[4] = {0, 0, 0, -1};
@@ -91,6 +133,7 @@ int main(void)
     RUN(test_order);
     RUN(test_without_hooks);
     RUN(test_failure);
+    RUN(test_signals_amid_a_fork);
     RUN(test_floor);
     return 0;
 }

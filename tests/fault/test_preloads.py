@@ -398,6 +398,36 @@ def test_a_handler_of_a_preload_is_that_of_the_children(preload, number):
     assert report(server, preloading.signals_handled_by_preloaded, number) == [number]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_handler_of_a_preload_does_not_keep_the_template_from_its_end(preload, number):
+    """Nobody would call it: no Python runs while the template serves."""
+    server = preload(HANDLERS + f"signal.signal({int(number)}, handle)")
+    check(server)
+    before, folder = server.pid, os.path.dirname(server.address)
+    os.kill(before, number)
+    wait_until(lambda: not is_alive(before))
+    assert not os.path.exists(folder)
+    check(server)
+    assert server.pid != before
+    assert report(server, preloading.handlers, number) == ["handle"]
+
+
+ENDS_BY_ITSELF = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+"""
+
+
+def test_a_handler_of_a_preload_is_that_of_the_children_from_their_first_moment(preload):
+    server = preload(ENDS_BY_ITSELF)
+    for _ in range(100):
+        process = server.start(time.sleep, 600)
+        process.terminate()
+        process.join(DEADLINE)
+        assert process.exitcode == 7
+        process.close()
+
+
 @pytest.mark.fault("A preload ignores SIGCHLD")
 @pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_a_preload_ignores_is_ignored_by_the_children(preload, number):

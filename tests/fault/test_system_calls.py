@@ -55,6 +55,8 @@ ERRNOS = {
     "read": "EAGAIN EBADF EFAULT EINTR EINVAL EIO EISDIR",
     "recv": "EAGAIN EBADF ECONNREFUSED EFAULT EINTR EINVAL ENOMEM ENOTCONN ENOTSOCK",
     "recvmsg": "EAGAIN EBADF ECONNREFUSED EFAULT EINTR EINVAL ENOMEM ENOTCONN ENOTSOCK",
+    "rename": "EACCES EBUSY EDQUOT EFAULT EINVAL EISDIR ELOOP EMLINK ENAMETOOLONG ENOENT ENOMEM ENOSPC ENOTDIR"
+    " ENOTEMPTY EPERM EROFS EXDEV",
     "send": "EACCES EAGAIN EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINTR EINVAL EISCONN EMSGSIZE ENOBUFS"
     " ENOMEM ENOTCONN ENOTSOCK EOPNOTSUPP EPIPE",
     "sendmsg": "EACCES EAGAIN EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINTR EINVAL EISCONN EMSGSIZE"
@@ -662,7 +664,7 @@ FORK_OF_A_LAUNCH = "vfork" if sys.version_info >= (3, 10) else "fork"
 CLIENT_IS_TOLD = {
     "connected": ["poll", "recvmsg", "sendmsg"],
     "connecting": ["connect", "pidfd_open", "pipe2", "recv", "send", "socket"],
-    "launching": ["bind", "chmod", "listen", "mkdir", "pipe2", "socket", FORK_OF_A_LAUNCH],
+    "launching": ["bind", "chmod", "listen", "mkdir", "pipe2", "rename", "socket", FORK_OF_A_LAUNCH],
 }
 """What a client calls, by how far it is."""
 
