@@ -35,6 +35,7 @@ def main() -> int:
             json.dumps([asdict(outcome) for outcome in outcomes], indent=1), encoding="utf-8"
         )
     print(table(outcomes))
+    print(f"\n{caption(runner.description(), outcomes)}")
     return int(not all(outcome.is_good for outcome in outcomes if outcome.on == "fastfork"))
 
 
@@ -97,6 +98,13 @@ def table(outcomes: list[Outcome]) -> str:
         )
         rows.append((title, *map(sum_up, cells)))
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+
+def caption(machine: str, outcomes: list[Outcome]) -> str:
+    """Return the line below the table: where it was made, and of how many tests."""
+    tests = len({outcome.test for outcome in outcomes})
+    held = sum(outcome.is_good for outcome in outcomes if outcome.on == "fastfork")
+    return f"{machine}; {tests} tests on each, of which {held} hold on fastfork."
 
 
 def sum_up(words: list[str]) -> str:

@@ -118,6 +118,11 @@ class Runner:
             found: dict[str, str] = json.loads(titles.read_text(encoding="utf-8"))
             return found
 
+    def description(self) -> str:
+        """Return what the tests run on: the interpreter and the system."""
+        told = "import platform as p; print(p.python_implementation(), p.python_version() + ',', p.system(), p.release())"
+        return subprocess.check_output([self._python, "-c", told], text=True).strip()
+
     def run(self, title: str, test: str, on: str) -> Outcome:
         """Run a test on ``"stdlib"`` or ``"fastfork"``. Nothing that it started is left."""
         with _temporary_folder() as folder:

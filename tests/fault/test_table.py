@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 
 import pytest
@@ -180,4 +181,6 @@ def test_the_command_succeeds_where_fastfork_holds(folder, monkeypatch, capsys, 
     captured = capsys.readouterr()
     assert captured.out.startswith("| fault | standard library | fastfork |\n| --- | --- | --- |\n| title of")
     assert "2/2" in captured.err
+    assert f"{platform.python_version()}, {platform.system()}" in captured.out.splitlines()[-1]
+    assert f"1 tests on each, of which {1 - status} hold" in captured.out
     assert [outcome["on"] for outcome in json.loads(report.read_text())] == ["stdlib", "fastfork"]
