@@ -120,7 +120,7 @@ class Runner:
 
     def description(self) -> str:
         """Return what the tests run on: the interpreter and the system."""
-        told = "import platform as p; print(p.python_implementation(), p.python_version() + ',', p.system(), p.release())"
+        told = "from platform import *; print(python_implementation(), f'{python_version()},', system(), release())"
         return subprocess.check_output([self._python, "-c", told], text=True).strip()
 
     def run(self, title: str, test: str, on: str) -> Outcome:
