@@ -399,7 +399,8 @@ def test_no_descriptor_of_the_server_or_of_another_client_reaches_a_child(templa
     socket.send_fds(half, [request(bytes(1000), 1)[:-1]], [theirs])
     os.close(theirs)
     wait_until(lambda: os.readlink(f"/proc/self/fd/{ours}") in descriptors(template._forkserver_pid).values())
-    held = set(descriptors(template._forkserver_pid).values())
+    # No file on a disk is the server's own: a library may have one open, as libffi has itself, and children keep it.
+    held = {link for link in descriptors(template._forkserver_pid).values() if not os.path.isfile(link)}
     child = ask(targets.send_descriptors)
     own = {link for fd, link in child.items() if fd <= 2}
     alive = os.readlink(
