@@ -174,10 +174,7 @@ class Server:
             return None
         if served == lib.FF_SERVED_SPARE:
             self._await_request(request)
-        return Request(
-            ffi.buffer(request.payload, request.payload_size)[:],
-            [request.fds[i] for i in range(request.fd_count)],
-        )
+        return _read_request(request)
 
     def _await_request(self, request: Any) -> None:
         """Wait for the request of a child that was forked ahead of it; the child ends here when none will come."""
@@ -202,6 +199,21 @@ def remove_address_at_end(path: str) -> None:
     Raises `OSError` when the path is too long or in no folder.
     """
     _check(lib.ff_address_remove_at_end(os.fsencode(path)))
+
+
+def _read_request(request: Any) -> Request:
+    return Request(
+        ffi.buffer(request.payload, request.payload_size)[:],
+        [request.fds[i] for i in range(request.fd_count)],
+    )
+
+
+def rehearsed_request(payload: bytes, fds: Sequence[int]) -> Request:
+    """Return a request that no client has sent, in the way in which `Server.serve` returns one."""
+    content = ffi.from_buffer("unsigned char[]", payload)
+    numbers = ffi.new("int[]", fds)
+    size, count = len(payload), len(fds)
+    return _read_request(ffi.new("struct ff_request *", [content, size, numbers, count]))
 
 
 class ForkRequest:

@@ -39,7 +39,7 @@ def _run(request: Request, config: TemplateConfig) -> NoReturn:
         if _RUNS_ATEXIT:
             atexit._clear()
             atexit.register(util._exit_function)  # type: ignore[attr-defined]
-        code = _serve(request, config)
+        code = serve(request, config)
     except Exception:
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
@@ -49,7 +49,8 @@ def _run(request: Request, config: TemplateConfig) -> NoReturn:
         os._exit(code)
 
 
-def _serve(request: Request, config: TemplateConfig) -> int:
+def serve(request: Request, config: TemplateConfig) -> int:
+    """Run the process that was asked for and return its exit code. A template rehearses this."""
     sentinel, alive_fd, tracker_fd, *fds = request.fds
     _forkserver.adopt(config, alive_fd, fds)
     # After the fork hooks: the tracker's own one closes what it holds (3.12.10 and later).

@@ -130,7 +130,7 @@ def run_server(config: TemplateConfig, report: Report) -> None:
     )
     has_collector = gc.isenabled()
     gc.disable()
-    warm_up(child.run_payload)
+    warm_up(child.serve, config)
     report.be_ready()
     request = server.serve()
     if request is not None:

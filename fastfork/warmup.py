@@ -6,7 +6,7 @@ cost. Three levers, each of which ``FASTFORK_DISABLE`` (their names, separated b
 ========== ===========================================================================================================
 freeze     The collector is off during the preload and then forgets what is there (`gc.freeze`): a collection in a
            child writes to nothing of it. Cyclic garbage of the preload is collected once, before.
-rehearse   The way of a child, from unpickling to its end, is gone some times in the template: caches, specialised
+rehearse   The way of a child, from its request to its end, is gone some times in the template: caches, specialised
            bytecode and bindings of symbols are written before any fork, and not by each child.
 immortal   CPython 3.12 and later: what the template holds is no longer counted, so that using it does not write to
            it. Children never free these objects.
@@ -23,33 +23,38 @@ import sys
 import threading
 import weakref
 from multiprocessing import context as mp_context
-from multiprocessing import process, reduction, spawn, util
+from multiprocessing import process, reduction, resource_tracker, spawn, util
 
 from . import _native
-from .context import FastForkProcess
+from .context import get_context
+from .forkserver import _forkserver
 from .preparation import preparation_data
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
+
+    from ._native import Request
+    from .config import TemplateConfig
 
 _REHEARSALS = 30
 """Rounds: CPython specialises bytecode after a few, and its caches settle."""
 
 
-def warm_up(run_payload: Callable[[bytes, Any], object]) -> None:
+def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateConfig) -> None:
     """Pull all the levers that are not disabled. The last thing that a template does before it serves.
 
     Parameters
     ----------
-    run_payload:
-        What a child does with the payload of its request and the sentinel of its parent.
+    serve:
+        What a child does with its request.
+    config:
+        What this template is.
 
     """
     disabled = os.environ.get("FASTFORK_DISABLE", "").split(",")
     if "rehearse" not in disabled:
-        _rehearse(run_payload)
+        _rehearse(serve, config)
     gc.collect()
     if "immortal" not in disabled:
         with contextlib.suppress(OSError):
@@ -62,25 +67,48 @@ def _nothing() -> None:
     pass
 
 
-def _rehearse(run_payload: Callable[[bytes, Any], object]) -> None:
+def _rehearse(serve: Callable[[Request, TemplateConfig], int], config: TemplateConfig) -> None:
+    payload = _pickled_process(config)
     with _unchanged_process():
-        payload = _pickled_process()
         for _ in range(_REHEARSALS):
-            run_payload(payload, None)
+            if _is_only_thread():
+                threading._after_fork()  # type: ignore[attr-defined]
+            request = _native.rehearsed_request(payload, [-1, -1, -1])
+            serve(request, config)
             util._exit_function()  # type: ignore[attr-defined]
             vars(util)["_exiting"] = False
 
 
-def _pickled_process() -> bytes:
+def _is_only_thread() -> bool:
+    """Whether threading knows of no other thread that lives, is being started, or has ended and been kept.
+
+    What it does to these after a fork is for a child to do.
+    """
+    known = {*threading.enumerate(), *threading._dangling}  # type: ignore[attr-defined]
+    return known == {threading.current_thread()}
+
+
+def _pickled_process(config: TemplateConfig) -> bytes:
     """Pickle what a client sends for a process that does nothing."""
+    data = preparation_data("Process-1")
+    if _is_main_preloaded(config.main):
+        data.update(config.main)
     buffer = io.BytesIO()
     mp_context.set_spawning_popen(object())  # type: ignore[arg-type]
     try:
-        reduction.dump(preparation_data("Process-1"), buffer)
-        reduction.dump(FastForkProcess(target=_nothing), buffer)
+        reduction.dump(data, buffer)
+        reduction.dump(get_context(template=config.name).Process(target=_nothing), buffer)
     finally:
         mp_context.set_spawning_popen(None)
     return buffer.getvalue()
+
+
+def _is_main_preloaded(main: dict[str, str]) -> bool:
+    """Whether a child that is told of this main module finds it here, and does not import it."""
+    here = sys.modules["__main__"]
+    if "init_main_from_path" in main:
+        return getattr(here, "__file__", None) == main["init_main_from_path"]
+    return getattr(getattr(here, "__spec__", None), "name", None) == main.get("init_main_from_name", "")
 
 
 @contextlib.contextmanager
@@ -88,7 +116,8 @@ def _unchanged_process() -> Iterator[None]:
     """Have this process be afterwards what it was, whatever multiprocessing did to become a child."""
     current = process.current_process()
     default_context = vars(mp_context)["_default_context"]
-    owners = (process, util, spawn, threading, current, default_context)
+    tracker = resource_tracker._resource_tracker
+    owners = (process, util, spawn, threading, current, default_context, tracker, _forkserver)
     saved = [dict(vars(owner)) for owner in owners]
     sys_path, sys_argv = sys.path, sys.argv
     # What preloaded modules have registered for a fork or an end is for real ones.
