@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import environment, report, runner
 from .errors import BenchError
+from .goals import cli as goals
 from .progress import Progress
 from .rivals import RIVALS, Rival, by_name, why_missing
 
@@ -50,17 +51,20 @@ examples:
   {prog} --preload numpy,json --rivals fastfork,fork,floor
   {prog} --json run.json --plot run.png
   {prog} --from-json run.json --plot run.png
-"""
+  {prog} --goals --json goals.json --plot goals.png
+  {prog} --goals --row crowd --row 'start-*'
+  {prog} --goals --row faults --levers
+
+{goals}"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark with the arguments `argv` (default: the command line's); return the exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
+    goals.check(options, parser)
     try:
-        result = _read(options.from_json) if options.from_json else _measure(options)
-        sys.stdout.write(report.table(result))
-        _save(result, options)
+        _run(options)
     except BenchError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
@@ -69,12 +73,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> None:
+    if not (options.from_json or hasattr(os, "fork")):
+        raise BenchError("this platform cannot fork: there is nothing to compare")
+    try:
+        if options.goals:
+            goals.main(options)
+            return
+        result = _read(options.from_json) if options.from_json else _measure(options)
+        sys.stdout.write(report.table(result))
+        _save(result, options)
+    except OSError as error:  # of a file that was named
+        raise BenchError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     prog = "fastfork bench" if __package__ == "fastfork.bench" else f"python -m {__package__}"
     parser = argparse.ArgumentParser(
         prog=prog,
         description=_DESCRIPTION,
-        epilog=_EPILOG.format(prog=prog),
+        epilog=_EPILOG.format(prog=prog, goals=goals.EPILOG),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -100,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="measure nothing: take the figures of an earlier --json",
     )
+    goals.add_options(parser)
     return parser
 
 
@@ -139,8 +158,6 @@ def _rivals(text: str) -> list[Rival]:
 
 
 def _measure(options: argparse.Namespace) -> report.Report:
-    if not hasattr(os, "fork"):
-        raise BenchError("this platform cannot fork: there is nothing to compare")
     rivals = options.rivals or _all_that_run()
     plan = runner.Plan.quick() if options.quick else runner.Plan()
     if options.rounds:
@@ -167,19 +184,13 @@ def _all_that_run() -> list[Rival]:
 
 
 def _read(path: Path) -> report.Report:
-    try:
-        return report.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchError(str(error)) from error
+    return report.from_json(path.read_text(encoding="utf-8"))
 
 
 def _save(result: report.Report, options: argparse.Namespace) -> None:
-    try:
-        if options.json:
-            options.json.write_text(report.to_json(result), encoding="utf-8")
-        if options.plot:
-            from . import plot
+    if options.json:
+        options.json.write_text(report.to_json(result), encoding="utf-8")
+    if options.plot:
+        from . import plot
 
-            plot.draw(result, str(options.plot))
-    except OSError as error:
-        raise BenchError(str(error)) from error
+        plot.draw(result, str(options.plot))

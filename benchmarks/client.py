@@ -49,7 +49,7 @@ class Client:
             self._process = subprocess.Popen(
                 [sys.executable, os.path.join(_PROGRAM, script), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=_tuned_environment(sys_path) if rival.tuned else None,
+                env=_environment(rival, sys_path),
                 stdout=subprocess.DEVNULL,  # a preloaded module may print; standard output is the report's
                 start_new_session=True,  # Ctrl-C is the runner's to handle; it then closes its clients
             )
@@ -77,6 +77,10 @@ class Client:
             self._process.wait()
 
 
-def _tuned_environment(sys_path: list[str]) -> dict[str, str]:
-    """The environment in which any fork server finds what it is to preload: some ignore the client's path."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([_PROGRAM, *sys_path])}
+def _environment(rival: Rival, sys_path: list[str]) -> dict[str, str]:
+    environment = dict(os.environ)
+    if rival.tuned:  # any fork server finds what it is to preload: some ignore the client's path
+        environment["PYTHONPATH"] = os.pathsep.join([_PROGRAM, *sys_path])
+    if rival.disabled is not None:
+        environment["FASTFORK_DISABLE"] = rival.disabled
+    return environment

@@ -43,7 +43,7 @@ def current() -> Environment:
         kernel=platform.release(),
         machine=platform.machine(),
         cpu=_cpu_model(),
-        cores=_usable_cores(),
+        cores=usable_cores(),
         thp=_thp_setting(_read(_THP)),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         fastfork=_fastfork_version(),
@@ -55,7 +55,8 @@ def _cpu_model() -> str:
     return found[1].strip() if found else platform.processor() or _UNKNOWN
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

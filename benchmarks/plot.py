@@ -11,9 +11,9 @@ from .rivals import FASTFORK, FLOOR
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ACCENT = "#c2410c"
-_NEUTRAL = "#475569"
-_FAINT = "#94a3b8"
+ACCENT = "#c2410c"
+NEUTRAL = "#475569"
+FAINT = "#94a3b8"
 
 
 def draw(report: Report, path: str) -> None:
@@ -31,7 +31,7 @@ def draw(report: Report, path: str) -> None:
     for position, figures in enumerate(rows):
         _draw_rival(axes, position, figures, report)
     _dress(axes, rows, report)
-    figure.supxlabel(report.environment.caption(), fontsize=6.5, color=_FAINT, x=0.01, ha="left")
+    figure.supxlabel(report.environment.caption(), fontsize=6.5, color=FAINT, x=0.01, ha="left")
     figure.savefig(path, facecolor="white")
 
 
@@ -55,7 +55,7 @@ def _draw_rival(axes: Axes, position: int, figures: Figures, report: Report) -> 
 
 
 def _colour(rival: str) -> str:
-    return {FASTFORK: _ACCENT, FLOOR: _FAINT}.get(rival, _NEUTRAL)
+    return {FASTFORK: ACCENT, FLOOR: FAINT}.get(rival, NEUTRAL)
 
 
 def _label(figures: Figures, report: Report) -> str:

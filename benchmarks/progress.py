@@ -13,11 +13,13 @@ class Progress:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._visible = stream.isatty()
+        self._title = ""
         self._total = 0
         self._done = 0
 
-    def begin(self, total: int) -> None:
-        """Announce `total` steps."""
+    def begin(self, total: int, title: str = "") -> None:
+        """Announce `total` steps, of a part of the run that may have a title."""
+        self._title = f"{title}: " if title else ""
         self._total = total
         self._done = 0
 
@@ -29,7 +31,7 @@ class Progress:
         """Draw the bar, with what is being done beside it."""
         filled = _WIDTH * self._done // self._total
         bar = "#" * filled + "." * (_WIDTH - filled)
-        self._write(f"[{bar}] {100 * self._done // self._total:3d} %  {label}")
+        self._write(f"[{bar}] {100 * self._done // self._total:3d} %  {self._title}{label}")
 
     def end(self) -> None:
         """Remove the bar."""

@@ -143,7 +143,7 @@ def table(report: Report) -> str:
     """The report as text of some 120 columns: a title, a table, and the environment."""
     cells = [*zip(*_HEADINGS), *(_row(figures, report) for figures in report.figures)]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [_align(row, widths) for row in cells]
+    lines = [align(row, widths) for row in cells]
     lines.insert(2, "-" * max(map(len, lines)))
     return "\n".join([report.title(), "", *lines, "", report.environment.caption(), ""])
 
@@ -178,6 +178,10 @@ def _number(value: float | None, scale: float = 1.0, digits: int = 0) -> str:
     return "-" if value is None else f"{value * scale:.{digits}f}"
 
 
-def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = (cell.rjust(width) for cell, width in zip(cells, widths))
-    return "  ".join([first.strip().ljust(widths[0]), *rest]).rstrip()
+def align(cells: Sequence[str], widths: Sequence[int], left: Sequence[int] = (0,)) -> str:
+    """One line of a table; the columns with the numbers `left` begin together, the others end together."""
+    padded = (
+        cell.ljust(width) if number in left else cell.rjust(width)
+        for number, (cell, width) in enumerate(zip(cells, widths))
+    )
+    return "  ".join(padded).rstrip()

@@ -15,7 +15,8 @@ class Rival:
     """One row of the report.
 
     `share` is the part of the rounds that a slow rival runs, so that it does not take most of the time;
-    `tuned` adds to the preload everything that a child would import by itself.
+    `tuned` adds to the preload everything that a child would import by itself; `disabled` is for fastfork's
+    variable ``FASTFORK_DISABLE``, None for whatever it is.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Rival:
     method: str
     share: float = 1.0
     tuned: bool = False
+    disabled: str | None = None
 
 
 RIVALS = (

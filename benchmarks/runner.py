@@ -80,21 +80,22 @@ def run(rivals: Sequence[Rival], preload: list[str], plan: Plan, progress: Progr
     Raises `BenchError` if a rival fails or a process gives a wrong result.
     """
     samples = {rival.name: Samples() for rival in rivals}
-    preloads = _preloads(rivals, preload)
+    preloads = preloads_of(rivals, preload)
     pooled = [rival for rival in rivals if rival.name != FLOOR]
     progress.begin(plan.slices * len(rivals) + (plan.pools + plan.first_pools) * len(pooled))
     with ExitStack() as stack:
         clients = {rival.name: stack.enter_context(launched(rival, preloads[rival.name])) for rival in rivals}
-        _measure_starts(rivals, clients, plan, samples, progress)
-        for rival in _rounds(pooled, plan.pools, progress):
+        measure_starts(rivals, clients, plan, samples, progress)
+        for rival in by_turns(pooled, plan.pools, progress):
             samples[rival.name].pool_s.append(clients[rival.name].ask("pool", WIDTH))
-    for rival in _rounds(pooled, plan.first_pools, progress):
+    for rival in by_turns(pooled, plan.first_pools, progress):
         with launched(rival, preloads[rival.name]) as client:
             samples[rival.name].first_pool_s.append(client.ask("pool", WIDTH))
     return samples
 
 
-def _preloads(rivals: Sequence[Rival], preload: list[str]) -> dict[str, list[str]]:
+def preloads_of(rivals: Sequence[Rival], preload: list[str]) -> dict[str, list[str]]:
+    """What each rival preloads, by its name: `preload`, and for the tuned ones what a child imports by itself."""
     found = _modules_of_a_child() if any(rival.tuned for rival in rivals) else []
     return {rival.name: found + preload if rival.tuned else preload for rival in rivals}
 
@@ -106,17 +107,18 @@ def _modules_of_a_child() -> list[str]:
         return names
 
 
-def _measure_starts(
+def measure_starts(
     rivals: Sequence[Rival],
     clients: dict[str, Client],
     plan: Plan,
     samples: dict[str, Samples],
     progress: Progress,
 ) -> None:
+    """Start processes in sequence and in flight; `samples` and `clients` are by the rival's name."""
     for rival in rivals:
         clients[rival.name].ask("latency", _WARM_UP)
         samples[rival.name].before = _usage(clients[rival.name])
-    for rival in _rounds(rivals, plan.slices, progress):
+    for rival in by_turns(rivals, plan.slices, progress):
         _measure_slice(rival, clients[rival.name], plan, samples[rival.name])
     for rival in rivals:
         samples[rival.name].after = _usage(clients[rival.name])
@@ -132,7 +134,7 @@ def _measure_slice(rival: Rival, client: Client, plan: Plan, samples: Samples) -
         samples.flight_rate.append(count / client.ask("in_flight", count, WIDTH))
 
 
-def _rounds(rivals: Sequence[Rival], count: int, progress: Progress) -> Iterator[Rival]:
+def by_turns(rivals: Sequence[Rival], count: int, progress: Progress) -> Iterator[Rival]:
     """Each rival once per round, each round beginning with another one."""
     for number in range(count):
         start = number % len(rivals) if rivals else 0

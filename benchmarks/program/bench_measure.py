@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
 import sys
 import time
 from multiprocessing.connection import wait
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
+
+    from bench_crowd import Crowd
 
 _DEADLINE = 60.0
 """Seconds after which a child that has not answered counts as lost."""
@@ -34,7 +37,9 @@ class Client:
     def __init__(self, nop: Callable[[], None]) -> None:
         self._nop = nop
         self._starts = 0
+        self._method = ""
         self._context: BaseContext = multiprocessing.get_context()
+        self._crowd: Crowd | None = None
 
     def setup(self, method: str, preload: list[str], sys_path: list[str]) -> None:
         """Choose the start method and give it its preload.
@@ -43,13 +48,18 @@ class Client:
         this process has, so it imports `preload` itself. Children of spawn have nothing.
         """
         sys.path += [entry for entry in sys_path if entry not in sys.path]
-        if method == "fastfork":
-            importlib.import_module("fastfork")  # which registers the start method
-        self._context = multiprocessing.get_context(method)
+        self.use(method)
         if method == "fork":
             import_all(preload)
         elif method != "spawn":
             self._context.set_forkserver_preload(["__main__", *preload])
+
+    def use(self, method: str) -> None:
+        """Choose the start method, and leave its preload as it is."""
+        if method == "fastfork":
+            importlib.import_module("fastfork")  # which registers the start method
+        self._method = method
+        self._context = multiprocessing.get_context(method)
 
     def latency(self, count: int) -> tuple[list[float], float]:
         """Start and join `count` no-ops one after another: the time of each, and of all.
@@ -84,6 +94,59 @@ class Client:
 
         return bench_pool.start_up(self._context, workers)
 
+    def executor(self, workers: int) -> float:
+        """As `pool`, of a ProcessPoolExecutor."""
+        import bench_pool
+
+        return bench_pool.executor_start_up(self._context, workers)
+
+    def private_bytes(self, workers: int) -> list[int]:
+        """Bytes of memory that each idle worker of a pool has for itself alone."""
+        import bench_pool
+
+        return bench_pool.private_bytes(self._context, workers)
+
+    def arrivals(self, count: int, directory: str) -> list[float]:
+        """Start and join `count` processes: the time from each `start()` being called to its function's first line.
+
+        They tell it through a fifo in `directory`.
+        """
+        path = os.path.join(directory, "arrivals")
+        os.mkfifo(path, 0o600)
+        fifo = os.open(path, os.O_RDWR)  # both ends: it is always open to write, and never at its end
+        try:
+            return [self._arrival(path, fifo) for _ in range(count)]
+        finally:
+            os.close(fifo)
+            os.unlink(path)
+
+    def make_room(self, size: int) -> int:
+        """Allow the descriptors of a crowd; for how many of its `size` children. Before the first start."""
+        import bench_crowd
+
+        return bench_crowd.make_room(size)
+
+    def gather_crowd(self, size: int, directory: str) -> None:
+        """Have `size` more children live until `dismiss_crowd`. They need a `directory`."""
+        import bench_crowd
+
+        self._crowd = bench_crowd.Crowd(size, directory, self._started)
+
+    def dismiss_crowd(self) -> None:
+        """Let the crowd go, and check that each of its children has ended well."""
+        assert self._crowd is not None
+        for member in self._crowd.dismiss():
+            _finish(member)
+
+    def throughput(self, clients: int, count: int, width: int, directory: str) -> float:
+        """Processes per second that are started by so many clients of one server: see `bench_scale`."""
+        import bench_scale
+
+        rate, ended = bench_scale.rate(self._started, self._method, clients, count, width, directory)
+        for client in ended:
+            _finish(client)
+        return rate
+
     def modules(self) -> list[str]:
         """Names of the modules that a child of this start method has imported by itself."""
         names = self._ask(bench_tasks.loaded_modules, (), 0)
@@ -94,10 +157,23 @@ class Client:
         spent = bench_usage.usage()
         return None if spent is None else (self._starts, *spent)
 
-    def _process(self, target: Callable[..., None], args: tuple[Any, ...] = ()) -> BaseProcess:
+    def _process(self, target: Callable[..., object], args: tuple[Any, ...] = ()) -> BaseProcess:
         self._starts += 1
         process = self._context.Process(target=target, args=args)  # type: ignore[attr-defined]
         return cast("BaseProcess", process)
+
+    def _started(self, target: Callable[..., object], args: tuple[Any, ...]) -> BaseProcess:
+        process = self._process(target, args)
+        process.start()
+        return process
+
+    def _arrival(self, path: str, fifo: int) -> float:
+        process = self._process(bench_tasks.arrive, (path,))
+        begin = time.monotonic_ns()
+        process.start()
+        _finish(process)
+        arrived = int.from_bytes(os.read(fifo, bench_tasks.TIME_SIZE), "little")
+        return (arrived - begin) / 1e9
 
     def _start_and_join(self) -> float:
         process = self._process(self._nop)
@@ -120,8 +196,7 @@ class Client:
         receiver, sender = self._context.Pipe(duplex=False)
         with receiver:
             with sender:
-                process = self._process(target, (sender, *args))
-                process.start()
+                process = self._started(target, (sender, *args))
             if not receiver.poll(_DEADLINE):
                 raise WrongResultError(f"a child sent nothing within {_DEADLINE:.0f} s")
             value: object = receiver.recv()

@@ -1,88 +1,68 @@
-"""How long a pool takes until every one of its workers has answered."""
+"""How long a pool takes until every one of its workers has answered, and what idle ones keep to themselves."""
 
 from __future__ import annotations
 
-import os
-import select
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import bench_meeting
 import bench_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.context import BaseContext
-    from multiprocessing.pool import Pool
 
-_DEADLINE = 60.0
-"""Seconds after which a worker that has not reported counts as lost."""
+    from bench_meeting import Meeting
 
 
 def start_up(context: BaseContext, workers: int) -> float:
     """Seconds from the creation of `context.Pool(workers)` until as many different workers have answered."""
     with _meeting() as meeting:
         begin = time.perf_counter()
-        pool = context.Pool(workers)
-        try:
-            answered = _answers(pool, meeting, workers)
-            elapsed = time.perf_counter() - begin
-        finally:
-            pool.terminate()
-            pool.join()
-    if len(answered) != workers:
-        raise RuntimeError(f"{len(answered)} of {workers} workers answered")
-    return elapsed
+        with _pool(context, workers, meeting):
+            return time.perf_counter() - begin
 
 
-def _answers(pool: Pool, meeting: _Meeting, workers: int) -> set[int]:
-    replies = [pool.apply_async(bench_tasks.meet, meeting.paths) for _ in range(workers)]
-    reported = meeting.gather(workers)
-    meeting.release(workers)
-    answered = {reply.get(_DEADLINE) for reply in replies}
-    if answered != reported:
-        raise RuntimeError("the workers that answered are not those that reported")
-    return answered
+def executor_start_up(context: BaseContext, workers: int) -> float:
+    """As `start_up`, of a `ProcessPoolExecutor`."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    with _meeting() as meeting:
+        begin = time.perf_counter()
+        with ProcessPoolExecutor(workers, mp_context=context) as executor:
+            futures = [executor.submit(bench_tasks.meet, *meeting.paths) for _ in range(workers)]
+            meeting.of_workers([future.result for future in futures])
+            return time.perf_counter() - begin
+
+
+def private_bytes(context: BaseContext, workers: int) -> list[int]:
+    """Bytes that each worker of a pool shares with nobody when it has answered and is idle."""
+    with _meeting() as meeting, _pool(context, workers, meeting) as pids:
+        return [_private_bytes(pid) for pid in pids]
+
+
+def _private_bytes(pid: int) -> int:
+    """The sum of the private parts of a process's memory, of which /proc tells in kB."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+        fields = [line.split() for line in file]
+    return sum(int(field[1]) for field in fields if field[0].startswith("Private_")) * 1024
 
 
 @contextmanager
-def _meeting() -> Iterator[_Meeting]:
-    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        yield _Meeting(directory, stack)
+def _pool(context: BaseContext, workers: int, meeting: Meeting) -> Iterator[set[int]]:
+    """A pool all of whose workers have answered: their pids. It ends with the block."""
+    pool = context.Pool(workers)
+    try:
+        replies = [pool.apply_async(bench_tasks.meet, meeting.paths) for _ in range(workers)]
+        yield meeting.of_workers([reply.get for reply in replies])
+    finally:
+        pool.terminate()
+        pool.join()
 
 
-class _Meeting:
-    """Two fifos: workers report in one and wait for a byte from the other.
-
-    Fifos have names, so no start method has to hand descriptors over, which each does at another price.
-    """
-
-    def __init__(self, directory: str, stack: ExitStack) -> None:
-        self.paths = os.path.join(directory, "report"), os.path.join(directory, "release")
-        self._reports, _ = _open_fifo(self.paths[0], stack)
-        _, self._releases = _open_fifo(self.paths[1], stack)
-
-    def gather(self, count: int) -> set[int]:
-        """The pids of `count` reports."""
-        text = b""
-        while len(text) < count * bench_tasks.PID_SIZE:
-            if not select.select([self._reports], [], [], _DEADLINE)[0]:
-                raise RuntimeError(f"a worker did not report within {_DEADLINE:.0f} s")
-            text += os.read(self._reports, count * bench_tasks.PID_SIZE - len(text))
-        starts = range(0, len(text), bench_tasks.PID_SIZE)
-        return {int.from_bytes(text[at : at + bench_tasks.PID_SIZE], "little") for at in starts}
-
-    def release(self, count: int) -> None:
-        """Let `count` waiting workers go on."""
-        os.write(self._releases, bytes(count))
-
-
-def _open_fifo(path: str, stack: ExitStack) -> tuple[int, int]:
-    """Both ends of a new fifo, held open by `stack` so that no worker waits for one or sees it end."""
-    os.mkfifo(path, 0o600)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    stack.callback(os.close, reader)
-    writer = os.open(path, os.O_WRONLY)
-    stack.callback(os.close, writer)
-    return reader, writer
+@contextmanager
+def _meeting() -> Iterator[Meeting]:
+    with tempfile.TemporaryDirectory() as directory, bench_meeting.called(directory) as meeting:
+        yield meeting

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 PID_SIZE = 4
-"""Bytes of a pid as `meet` reports it."""
+"""Bytes of a pid as `report` writes it."""
+TIME_SIZE = 8
+"""Bytes of a moment as `arrive` writes it."""
 
 
 def nop() -> None:
@@ -35,13 +38,30 @@ def meet(report_path: str, release_path: str) -> int:
 
     A worker that waits here takes no second task, so as many tasks as a pool has workers reach them all.
     """
-    pid = os.getpid()
     release = os.open(release_path, os.O_RDONLY)
-    report = os.open(report_path, os.O_WRONLY)
     try:
-        os.write(report, pid.to_bytes(PID_SIZE, "little"))
+        pid = report(report_path)
         os.read(release, 1)
     finally:
-        os.close(report)
         os.close(release)
     return pid
+
+
+def report(path: str) -> int:
+    """Write this process's pid into a fifo, and return it."""
+    return _write(path, os.getpid(), PID_SIZE)
+
+
+def arrive(path: str) -> None:
+    """Write the moment at which this line is reached into a fifo: nanoseconds of the clock that all processes share."""
+    now = time.monotonic_ns()
+    _write(path, now, TIME_SIZE)
+
+
+def _write(path: str, number: int, size: int) -> int:
+    fifo = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fifo, number.to_bytes(size, "little"))
+    finally:
+        os.close(fifo)
+    return number

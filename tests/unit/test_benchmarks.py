@@ -147,7 +147,7 @@ def test_rounds_begin_with_another_rival_each_time():
     rivals = RIVALS[:3]
     progress = Progress(io.StringIO())
     progress.begin(6)
-    names = [rival.name for rival in runner._rounds(rivals, 2, progress)]
+    names = [rival.name for rival in runner.by_turns(rivals, 2, progress)]
     first = [rival.name for rival in rivals]
     assert names == [*first, *first[1:], first[0]]
 

@@ -1,0 +1,52 @@
+"""Starts of no-ops: one after another, with eight in flight, and until the first line of a function is reached."""
+
+from __future__ import annotations
+
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from .. import report, runner
+from ..rivals import FLOOR
+from .job import Job, clients_of
+
+if TYPE_CHECKING:
+    from ..client import Client
+    from .figures import Found
+
+
+def measure(job: Job, found: Found) -> None:
+    """Find `start`, `start-p99`, `rate` and `faults`, and, where they are wanted, `arrival` and `arrival-p99`."""
+    with clients_of(job.rivals, []) as clients:
+        if job.figures & {"start", "start-p99", "rate", "faults"}:
+            _starts(job, clients, found)
+        if job.figures & {"arrival", "arrival-p99"}:
+            _arrivals(job, clients, found)
+
+
+def _starts(job: Job, clients: dict[str, Client], found: Found) -> None:
+    plan = runner.Plan(job.plan.starts, job.plan.flights, job.plan.slices)
+    samples = {rival.name: runner.Samples() for rival in job.rivals}
+    job.progress.begin(plan.slices * len(job.rivals), "starts")
+    runner.measure_starts(job.rivals, clients, plan, samples, job.progress)
+    for rival in job.rivals:
+        figures = report.summarise(rival, samples[rival.name])
+        found.put("start", rival.name, figures.median_s)
+        found.put("start-p99", rival.name, figures.p99_s)
+        if figures.flight_rate is not None:
+            found.put("rate", rival.name, figures.flight_rate)
+        if figures.faults is not None:
+            found.put("faults", rival.name, figures.faults)
+
+
+def _arrivals(job: Job, clients: dict[str, Client], found: Found) -> None:
+    rivals = [rival for rival in job.rivals if rival.name != FLOOR]
+    times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+    count = job.plan.per_slice(job.plan.arrivals)
+    job.progress.begin(job.plan.slices * len(rivals), "first lines")
+    with TemporaryDirectory() as directory:
+        for rival in runner.by_turns(rivals, job.plan.slices, job.progress):
+            times[rival.name] += clients[rival.name].ask("arrivals", count, directory)
+    for name, samples in times.items():
+        found.put("arrival", name, median(samples))
+        found.put("arrival-p99", name, report.percentile(samples, 99))
