@@ -13,7 +13,7 @@ from .forkserver import _forkserver
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, BinaryIO, NoReturn
 
     from ._native import Request
     from .config import TemplateConfig
@@ -55,24 +55,34 @@ def serve(request: Request, config: TemplateConfig) -> int:
     _forkserver.adopt(config, alive_fd, fds)
     # After the fork hooks: the tracker's own one closes what it holds (3.12.10 and later).
     resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
-    if not request.payload:
-        return spawn._main(sentinel, os.dup(sentinel))
-    return run_payload(request.payload, sentinel)
-
-
-def run_payload(payload: bytes, parent_sentinel: int | None) -> int:
-    """Become the process that `payload` holds, run it and return its exit code."""
-    code: int = _load(payload)._bootstrap(parent_sentinel)
+    if request.payload:
+        loaded = _load(io.BytesIO(request.payload), config)
+    else:
+        parent_sentinel = os.dup(sentinel)
+        with open(sentinel, "rb") as stream:
+            loaded = _load(stream, config)
+        sentinel = parent_sentinel
+    code: int = loaded._bootstrap(sentinel)
     return code
 
 
-def _load(payload: bytes) -> Any:
-    """Unpickle the process object, in a process prepared for it: multiprocessing.spawn._main() from memory."""
-    stream = io.BytesIO(payload)
+def _load(stream: BinaryIO, config: TemplateConfig) -> Any:
+    """Unpickle the process object, in a process prepared for it, as multiprocessing.spawn._main() does."""
     current = process.current_process()
     current._inheriting = True  # type: ignore[attr-defined]
     try:
-        spawn.prepare(pickle.load(stream))
+        _prepare(pickle.load(stream), config)
         return pickle.load(stream)
     finally:
         del current._inheriting  # type: ignore[attr-defined]
+
+
+def _prepare(told: dict[str, Any] | str, config: TemplateConfig) -> None:
+    """Become what the client is: by its preparation data, or by a name where the template has been told the rest."""
+    if not isinstance(told, str):
+        spawn.prepare(told)
+    elif not config.is_prepared:
+        spawn.prepare({**config.prepared, "name": told})
+    else:
+        process.current_process().name = told
+        os.chdir(config.prepared["dir"])  # it may not be there any more

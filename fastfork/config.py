@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # importing typing would cost every child of a template
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class TemplateConfig:
     """The description of a template. It travels to the new interpreter by pickle, over a pipe."""
@@ -23,6 +27,11 @@ class TemplateConfig:
     """How many children may be forked ahead of requests while these come fast; 0 for none."""
     spare_quiet: float
     """Seconds without a request after which these go again."""
+    prepared: dict[str, Any]
+    """The preparation data of the launching client, less the name: a request of a client with the same data does not
+    repeat it."""
+    is_prepared: bool
+    """Whether the template itself has become what that says, the main module included. It sets this."""
     main: dict[str, str]
     """How to import the client's main module: part of its preparation data."""
     main_imports: list[str]

@@ -17,7 +17,7 @@ import weakref
 from multiprocessing import resource_tracker
 
 from .config import TemplateConfig
-from .preparation import imports_of_main, main_module_of, preparation_data
+from .preparation import imports_of_main, main_module_of, preparation_data, shared_part
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class ForkServer:
         self._preload_on_error = "ignore"
         self._preload_timeout: float | None = None
         self._preload_on_threads = "warn"
+        self.prepared: dict[str, Any] | None = None
+        """The preparation data, less the name, that the running template has: requests need not repeat it."""
         self.max_children = 0
         self.spares = 2
         self.spare_quiet = 1.0
@@ -281,6 +283,7 @@ class ForkServer:
         self._forkserver_alive_fd = alive_fd
         self._inherited_fds = fds
         if config.nested == "share":
+            self.prepared = config.prepared
             self._forkserver_address = config.address
             self._forkserver_authkey = config.authkey
 
@@ -420,6 +423,8 @@ class ForkServer:
             name=self.name,
             nested=self.nested,
             takes_over=_forkserver.takes_over,
+            prepared=shared_part(data),
+            is_prepared=False,
             main=main_module_of(data),
             main_imports=imports_of_main(),
             sys_path=data["sys_path"],
@@ -432,6 +437,7 @@ class ForkServer:
             self._retired.append(Retired(launched, None))
             return
         self._launched = launched
+        self.prepared = config.prepared
         self._forkserver_pid = launched.pid
         self._forkserver_alive_fd = launched.alive_fd
         self._forkserver_authkey = config.authkey
@@ -464,6 +470,7 @@ class ForkServer:
             os.close(self._forkserver_alive_fd)
         self._launched = None
         self._page = None
+        self.prepared = None
         self._forkserver_address = None
         self._forkserver_authkey = None
         self._forkserver_alive_fd = None

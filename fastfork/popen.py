@@ -9,7 +9,7 @@ from multiprocessing import popen_fork, process, reduction, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
 from . import forkserver
-from .preparation import preparation_data
+from .preparation import preparation_data, shared_part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,11 +95,12 @@ class Popen(popen_fork.Popen):
 
     def _pickle(self, process_obj: Any) -> bytes:
         data = preparation_data(process_obj._name)
+        told = data.pop("name") if shared_part(data) == self._server.prepared else data
         buffer = io.BytesIO()
         outer = get_spawning_popen()  # of a start that a signal handler has come into
         set_spawning_popen(self)  # type: ignore[arg-type]
         try:
-            reduction.dump(data, buffer)
+            reduction.dump(told, buffer)
             reduction.dump(process_obj, buffer)
         finally:
             set_spawning_popen(outer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import threading
 import time
 import warnings
@@ -77,6 +78,16 @@ def _is_importable(main: dict[str, str]) -> bool:
     """Whether the main module can be imported without running its program: not a ``__main__.py``."""
     name = main.get("init_main_from_name")
     return name is None or not (name == "__main__" or name.endswith(".__main__"))
+
+
+def is_main_preloaded(main: dict[str, str]) -> bool:
+    """Whether a child that is told of this main module finds it here, and does not import it."""
+    here = sys.modules["__main__"]
+    if not main:
+        return True
+    if "init_main_from_path" in main:
+        return getattr(here, "__file__", None) == main["init_main_from_path"]
+    return getattr(getattr(here, "__spec__", None), "name", None) == main["init_main_from_name"]
 
 
 def _importer(name: str, config: TemplateConfig) -> Callable[[], object]:

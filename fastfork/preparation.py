@@ -30,6 +30,14 @@ def preparation_data(name: str) -> dict[str, Any]:
     return data
 
 
+def shared_part(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what the preparation data of processes with other names has in common, in a form that any pickle takes."""
+    shared = {key: value for key, value in data.items() if key != "name"}
+    shared["authkey"] = bytes(data["authkey"])
+    shared["sys_argv"] = list(data["sys_argv"])  # it is the program's own list
+    return shared
+
+
 def main_module_of(data: dict[str, Any]) -> dict[str, str]:
     """Return the part of the preparation data that says how to import the main module; may be empty."""
     return {key: data[key] for key in ("init_main_from_name", "init_main_from_path") if key in data}

@@ -13,12 +13,12 @@ import os
 import pickle
 import socket
 import sys
-from multiprocessing import util
+from multiprocessing import process, spawn, util
 
 from . import _native, child
 from .config import TemplateConfig
 from .installation import take_over
-from .preload import PreloadFailedError, flush_standard_streams, preload
+from .preload import PreloadFailedError, flush_standard_streams, is_main_preloaded, preload
 from .report import Report
 from .warmup import warm_up
 
@@ -80,8 +80,27 @@ def _set_up(config: TemplateConfig, report: Report) -> bool:
             __import__(name)
         if not _preload_and_report(config, report):
             return False
+    config.is_prepared = _prepare(config)
     util._close_stdin()  # type: ignore[attr-defined]
     _be_listener(config.listener_fd)
+    return True
+
+
+def _prepare(config: TemplateConfig) -> bool:
+    """Become what each child of the launching client is to be: whether that could be done."""
+    if not is_main_preloaded(config.main):
+        return False  # each child imports it, or fails of it, by itself
+    current = process.current_process()
+    name = current.name
+    current._inheriting = True  # type: ignore[attr-defined]
+    try:
+        # Its lists are sys.path and sys.argv from now on, and the client's stay as they are.
+        spawn.prepare(pickle.loads(pickle.dumps(config.prepared)))
+    except OSError:  # the directory
+        return False
+    finally:
+        del current._inheriting  # type: ignore[attr-defined]
+        current.name = name
     return True
 
 

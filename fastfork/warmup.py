@@ -93,25 +93,15 @@ def _is_only_thread() -> bool:
 
 def _pickled_process(config: TemplateConfig) -> bytes:
     """Pickle what a client sends for a process that does nothing."""
-    data = preparation_data("Process-1")
-    if _is_main_preloaded(config.main):
-        data.update(config.main)
+    name = "Process-1"
     buffer = io.BytesIO()
     mp_context.set_spawning_popen(object())  # type: ignore[arg-type]
     try:
-        reduction.dump(data, buffer)
+        reduction.dump(name if config.is_prepared else preparation_data(name), buffer)
         reduction.dump(get_context(template=config.name).Process(target=_nothing), buffer)
     finally:
         mp_context.set_spawning_popen(None)
     return buffer.getvalue()
-
-
-def _is_main_preloaded(main: dict[str, str]) -> bool:
-    """Whether a child that is told of this main module finds it here, and does not import it."""
-    here = sys.modules["__main__"]
-    if "init_main_from_path" in main:
-        return getattr(here, "__file__", None) == main["init_main_from_path"]
-    return getattr(getattr(here, "__spec__", None), "name", None) == main.get("init_main_from_name", "")
 
 
 @contextlib.contextmanager

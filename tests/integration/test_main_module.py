@@ -332,6 +332,43 @@ def test_an_exit_function_of_a_preload_that_raises_is_told_and_the_template_ends
     assert "no number" in outcome.stderr
 
 
+@pytest.mark.parametrize("change", ["sys.path.append('added')", "sys.argv.append('added')", "os.chdir('/')"])
+def test_what_a_child_changes_of_itself_its_own_children_have(programs, change):
+    outcome = programs.run(
+        f"""
+        import os, sys
+
+        import fastfork
+
+        def state():
+            return sys.path, sys.argv, os.getcwd()
+
+        def check(expected):
+            assert state() == expected, (state(), expected)
+
+        def start(function, *arguments):
+            process = fastfork.get_context().Process(target=function, args=arguments)
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+
+        def work(expected):
+            check(expected)
+            {change}
+            assert state() != expected
+            start(check, state())
+
+        if __name__ == "__main__":
+            start(work, state())
+            start(work, state())
+            {change}
+            start(check, state())
+            print("done")
+        """
+    )
+    assert outcome.lines == ["done"]
+
+
 STATE = """
 import multiprocessing, os, sys
 from multiprocessing import process

@@ -10,7 +10,7 @@ from support import targets
 from support.processes import DEADLINE, children_of, descriptors
 
 import fastfork
-from fastfork import popen
+from fastfork import forkserver, popen
 
 EDGE = popen.MAX_INLINE_PAYLOAD
 
@@ -37,6 +37,7 @@ def payload_size(ctx, argument):
     process = ctx.Process(target=targets.leave_with_length, args=(argument,), name="Process")
     unlaunched = popen.Popen.__new__(popen.Popen)
     unlaunched._fds = []
+    unlaunched._server = forkserver._forkserver
     return len(unlaunched._pickle(process))
 
 

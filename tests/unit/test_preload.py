@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import sys
+import types
 
 import pytest
 from support import targets
@@ -13,6 +14,7 @@ from support.processes import DEADLINE, children_of
 
 import fastfork
 from fastfork import forkserver, launch
+from fastfork.preload import is_main_preloaded
 
 FAILURES = {
     "ImportError": "raise ImportError('no luck')",
@@ -455,3 +457,15 @@ def test_a_large_preload_is_shared_and_usable(ask, preload, module):
     module("table = {number: str(number) for number in range(100_000)}")
     preload(["preloaded"])
     assert ask(targets.send_modules, ["preloaded"]) == ["preloaded"]
+
+
+def test_a_main_module_is_preloaded_if_a_child_finds_it(monkeypatch):
+    main = types.ModuleType("__mp_main__")
+    main.__file__ = "/somewhere/program.py"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert is_main_preloaded({"init_main_from_path": "/somewhere/program.py"})
+    assert not is_main_preloaded({"init_main_from_path": "/somewhere/else.py"})
+    assert not is_main_preloaded({"init_main_from_name": "program"})
+    assert is_main_preloaded({})
+    main.__spec__ = types.SimpleNamespace(name="program")
+    assert is_main_preloaded({"init_main_from_name": "program"})
