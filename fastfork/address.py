@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import stat
 import sys
 import tempfile
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ _SOCKET = "s"
 
 _NEW_SOCKET = "n"
 """The socket's name until it listens: so that one which is called `_SOCKET` and does not is nobody's any more."""
+
+_LONGEST_BIRTH = 3600.0
+"""Seconds after which a folder without a socket that listens will not get one any more."""
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BOOT_DIGITS = 6
@@ -53,7 +56,7 @@ def listen(on_failure: contextlib.ExitStack) -> tuple[socket.socket, str]:
         except OSError as error:
             first_error = first_error or error
             continue
-        on_failure.callback(shutil.rmtree, os.path.dirname(address), ignore_errors=True)
+        on_failure.callback(remove, address)
         _remove_abandoned(base)
         return listener, address
     message = "no writable directory with a path short enough for a socket; set TMPDIR to one"
@@ -70,9 +73,22 @@ def _listen_below(base: str, listener: socket.socket) -> str:
         listener.listen(socket.SOMAXCONN)
         os.rename(new_address, address)
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(address)
         raise
     return address
+
+
+def remove(address: str) -> None:
+    """Remove a socket, whether or not it listens yet, and its folder, as far as they are there.
+
+    It takes no descriptor: there may be none left, and that may be why.
+    """
+    directory = os.path.dirname(address)
+    for name in (_NEW_SOCKET, _SOCKET):
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(directory, name))
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
 
 
 def _base_directories() -> Iterator[str]:
@@ -131,25 +147,35 @@ def _folders_with_listeners() -> set[str]:
 def _remove_if_abandoned(folder: str) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if _is_private(os.fstat(fd)) and os.listdir(fd) == [_SOCKET] and _is_deserted_socket(fd):
-            os.unlink(_SOCKET, dir_fd=fd)
+        status, names = os.fstat(fd), os.listdir(fd)
+        has_been_served = names == [_SOCKET]
+        was_never_served = names in ([], [_NEW_SOCKET]) and _is_old(status)
+        if not _is_private(status) or not (has_been_served or was_never_served):
+            return
+        if all(_is_deserted_socket(fd, name) for name in names):
+            for name in names:
+                os.unlink(name, dir_fd=fd)
             os.rmdir(folder)
     finally:
         os.close(fd)
+
+
+def _is_old(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime > _LONGEST_BIRTH
 
 
 def _is_private(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o700
 
 
-def _is_deserted_socket(folder_fd: int) -> bool:
+def _is_deserted_socket(folder_fd: int, name: str) -> bool:
     """Whether there is a socket in a folder that nobody listens on. Who has no time for a connection does listen."""
-    if not stat.S_ISSOCK(os.lstat(_SOCKET, dir_fd=folder_fd).st_mode):
+    if not stat.S_ISSOCK(os.lstat(name, dir_fd=folder_fd).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
-            sock.connect(f"/proc/self/fd/{folder_fd}/{_SOCKET}")
+            sock.connect(f"/proc/self/fd/{folder_fd}/{name}")
         except ConnectionRefusedError:
             return True
         except OSError:

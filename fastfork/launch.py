@@ -6,11 +6,10 @@ import contextlib
 import math
 import os
 import pickle
-import shutil
 import time
 from multiprocessing import spawn, util
 
-from .address import listen
+from .address import listen, remove
 from .child_process import ChildProcess
 from .errors import PreloadError
 from .preload import names_to_import
@@ -118,7 +117,7 @@ class LaunchedTemplate:
 def _remove_address(process: ChildProcess, address: str) -> None:
     """Remove the socket of a template that has died: its own clean-up did not run."""
     if process.has_ended():
-        shutil.rmtree(os.path.dirname(address), ignore_errors=True)
+        remove(address)
 
 
 def _with_note(error: PreloadError) -> PreloadError:

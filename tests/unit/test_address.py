@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,28 @@ def test_one_that_does_not_listen_yet_keeps_its_own(base, monkeypatch):
         new.bind(os.fspath(folder / address._NEW_SOCKET))
         launch()
         assert (folder / address._NEW_SOCKET).exists()
+
+
+@pytest.mark.parametrize("names", [[], [address._NEW_SOCKET]])
+def test_one_that_has_not_come_to_listen_for_an_hour_goes(base, names):
+    old, young = (Path(tempfile.mkdtemp(prefix=address._prefix(), dir=base)) for _ in range(2))
+    for folder in (old, young):
+        for name in names:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as new:
+                new.bind(os.fspath(folder / name))
+    hour_ago = time.time() - address._LONGEST_BIRTH - 1
+    os.utime(old, (hour_ago, hour_ago))
+    assert {young, launch()} == set(base.iterdir())
+
+
+def test_a_launch_without_a_descriptor_leaves_nothing(base):
+    with contextlib.ExitStack() as stack:
+        _listener, path = address.listen(stack)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        address.remove(path)
+    assert list(base.iterdir()) == []
 
 
 def with_more_in_it(folder):
