@@ -105,7 +105,12 @@ def _left(mark: str, folder: Path, shared: set[Path], may_be_left: Collection[st
             problems.append(f"process {pid} is left, in state {watch.state_of(pid)}: {command[:200]}")
             os.kill(pid, signal.SIGKILL)
     left = {*folder.iterdir(), *_in_shared_memory()} - shared
-    return problems + [f"{path} is left" for path in sorted(left) if str(path) not in may_be_left]
+    return problems + [_description(path) for path in sorted(left) if str(path) not in may_be_left]
+
+
+def _description(left: Path) -> str:
+    held = [path.name for path in left.iterdir()] if left.is_dir() else None
+    return f"{left} is left" + ("" if held is None else f", with {held} in it")
 
 
 def _in_shared_memory() -> set[Path]:

@@ -30,8 +30,8 @@ MOST_GROWTH_OF_MEMORY = 1 << 20  # bytes, of the resident and of the private mem
 PROBATION = 1.0
 """Seconds that a process must have listened alone to be taken for a template."""
 
-LONGEST_ZOMBIE = 20.0
-"""Seconds that a dead child may wait for its template, which may be stopped for a while."""
+LONGEST_ZOMBIE = 60.0
+"""Seconds that a dead child may wait for its template, which may be stopped, or get no processor, for a while."""
 
 _LISTENS = 0x10000
 """The flag of a listening socket in proc_net_unix(5)."""
