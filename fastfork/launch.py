@@ -6,9 +6,11 @@ import contextlib
 import math
 import os
 import pickle
+import sys
 import time
 from multiprocessing import spawn, util
 
+from . import levers
 from .address import listen, remove
 from .child_process import ChildProcess
 from .errors import PreloadError
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 
 AUTHKEY_SIZE = 32
 """Bytes of the key that a template shares with its clients."""
+
+_ENV = "/usr/bin/env"
+
+_UNBIND = "del os.environ['LD_BIND_NOW']; "
+"""What a template does first: neither preloaded modules nor children are to find what is for its loader alone."""
 
 _LIMIT_GRACE = 5.0
 """Seconds beyond the time limit of its preload that a template has to end by itself, and to say where it was."""
@@ -170,11 +177,26 @@ def _spawn(config_fd: int, fds: list[int]) -> int:
     """Start the interpreter, with the flags of this one: its pid."""
     package_parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     # The standard library's modules come first: the client's path may hold files of the same names.
+    executable: Any = spawn.get_executable()  # str until 3.10, bytes from 3.11 on
+    binder = _binder(os.fsencode(executable))
     command = (
-        "import sys, multiprocessing.resource_tracker; "
+        f"import os, sys, multiprocessing.resource_tracker; {_UNBIND if binder else ''}"
         f"sys.path.insert(0, {package_parent!r}); import fastfork; sys.path.remove({package_parent!r}); "
         f"from fastfork.template import main; main({config_fd})"
     )
-    executable: Any = spawn.get_executable()  # str until 3.10, bytes from 3.11 on
-    arguments = [executable, *util._args_from_interpreter_flags(), "-c", command]  # type: ignore[attr-defined]
-    return int(util.spawnv_passfds(executable, arguments, fds))
+    flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    arguments = [*binder, executable, *flags, "-c", command]
+    return int(util.spawnv_passfds(os.fsencode(arguments[0]), arguments, fds))
+
+
+def _binder(executable: bytes) -> list[str]:
+    """Return the command that has the interpreter bind every symbol at its start; empty where there is none.
+
+    Left to themselves libraries bind a function when it is first called, in each child that calls it first: it writes
+    to some pages and reads many. Extension modules are always bound when they are loaded.
+    """
+    if not levers.is_enabled("bind") or "LD_BIND_NOW" in os.environ or not sys.platform.startswith("linux"):
+        return []
+    # What env would search for, or find to be missing, or take for a variable, is started directly.
+    can_pass_on = os.path.isabs(executable) and os.access(executable, os.X_OK) and b"=" not in executable
+    return [_ENV, "LD_BIND_NOW=1"] if can_pass_on and os.access(_ENV, os.X_OK) else []

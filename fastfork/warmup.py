@@ -1,9 +1,11 @@
 """Preparing a template's memory, so that its children write to as few of its pages as can be.
 
 After a fork every page that a child writes to is copied: at a few hundred pages that is the largest part of a child's
-cost. Three levers, each of which ``FASTFORK_DISABLE`` (their names, separated by commas) leaves out:
+cost. The levers, each of which ``FASTFORK_DISABLE`` (their names, separated by commas) leaves out:
 
 ========== ===========================================================================================================
+bind       The template's interpreter binds its libraries' symbols at its start (`fastfork.launch`), and not each child
+           those that it is the first to use.
 freeze     The collector is off during the preload and then forgets what is there (`gc.freeze`): a collection in a
            child writes to nothing of it. Cyclic garbage of the preload is collected once, before.
 rehearse   The way of a child, from its request to its end, is gone some times in the template: caches, specialised
@@ -18,14 +20,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import os
 import sys
 import threading
 import weakref
 from multiprocessing import context as mp_context
 from multiprocessing import process, reduction, resource_tracker, spawn, util
 
-from . import _native
+from . import _native, levers
 from .context import get_context
 from .forkserver import _forkserver
 from .preparation import preparation_data
@@ -55,14 +56,13 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
         What this template is.
 
     """
-    disabled = os.environ.get("FASTFORK_DISABLE", "").split(",")
-    if "rehearse" not in disabled:
+    if levers.is_enabled("rehearse"):
         _rehearse(serve, config)
     gc.collect()
-    if "immortal" not in disabled:
+    if levers.is_enabled("immortal"):
         with contextlib.suppress(OSError):
             _native.immortalize_heap()
-    if "freeze" not in disabled:
+    if levers.is_enabled("freeze"):
         gc.freeze()
 
 

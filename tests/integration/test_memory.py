@@ -119,3 +119,26 @@ def test_a_rehearsal_leaves_threads_alone_that_a_child_calls_dead(programs):
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="objects are counted")
 def test_an_immortal_heap_saves_children_page_faults(faults):
     assert faults() < faults("immortal") - 40
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the loader of Linux")
+@pytest.mark.parametrize("given", [None, "1"])
+def test_binding_at_the_start_does_not_show_in_the_environment(programs, given):
+    source = """
+        import os
+        import subprocess
+        import sys
+        import fastfork
+
+        def show():
+            print(os.environ.get("LD_BIND_NOW"), flush=True)
+            subprocess.run([sys.executable, "-c", "import os; print(os.environ.get('LD_BIND_NOW'))"], check=True)
+
+        if __name__ == "__main__":
+            process = fastfork.get_context(preload=["__main__"]).Process(target=show)
+            process.start()
+            process.join()
+            print(process.exitcode)
+    """
+    outcome = programs.run(source, environment={"LD_BIND_NOW": given})
+    assert outcome.lines == [str(given), str(given), "0"]
