@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from multiprocessing import context, reduction
+from multiprocessing import context, process, reduction
 from multiprocessing.process import BaseProcess
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
@@ -55,6 +55,16 @@ def _server(name: str | None) -> ForkServer:
 _servers: dict[str, ForkServer] = {}
 
 
+_SMALL_CROWD = 16
+"""Started processes, as many as which are asked at every start."""
+
+_ASKED_PER_START = 4
+"""How many are asked in the mean where there are more."""
+
+_crowd = 0
+"""How many started processes there have to be before they are asked whether they have ended."""
+
+
 class FastForkProcess(BaseProcess):
     """A process that is forked from a template.
 
@@ -75,6 +85,29 @@ class FastForkProcess(BaseProcess):
         super().__init__(*args, **kwargs)
         if die_with_client is not None:
             self._die_with_client = die_with_client
+
+    def start(self) -> None:
+        """Start the process, as `multiprocessing.Process.start` does.
+
+        That asks every process which was started before whether it has ended: with thousands alive this takes longer
+        than the start. Here it is done now and then, so that each start asks a few in the mean.
+        """
+        global _crowd
+        children: set[BaseProcess] = process._children  # type: ignore[attr-defined]
+        if len(children) >= _crowd:
+            super().start()
+            _crowd = max(_SMALL_CROWD, len(children) + len(children) // _ASKED_PER_START)
+            return
+        self._check_closed()
+        assert self._popen is None, "cannot start a process twice"
+        assert self._parent_pid == os.getpid(), "can only start a process object created by current process"
+        assert not process.current_process()._config.get("daemon"), (
+            "daemonic processes are not allowed to have children"
+        )
+        self._popen = self._Popen(self)
+        self._sentinel = self._popen.sentinel
+        del self._target, self._args, self._kwargs  # they may refer to the process itself (bpo-30775)
+        children.add(self)
 
     @classmethod
     def _Popen(cls, process_obj: FastForkProcess) -> Any:  # noqa: N802 - multiprocessing's name

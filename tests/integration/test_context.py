@@ -13,13 +13,14 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import process, resource_sharer, shared_memory
+from multiprocessing.connection import wait
 
 import pytest
 from support import targets
 from support.processes import DEADLINE, children_of
 
 import fastfork
-from fastfork import forkserver
+from fastfork import context, forkserver, popen
 
 
 @pytest.fixture
@@ -527,3 +528,40 @@ def test_threads_of_a_child_end_before_it(ctx):
 
 def test_the_package_names_its_context():
     assert isinstance(fastfork.get_context(), fastfork.FastForkContext)
+
+
+def test_starts_do_not_ask_every_process_that_lives(ctx, monkeypatch):
+    """Of many live ones some are asked whether they have ended, so that a start takes no longer for their number."""
+    receiver, sender = ctx.Pipe(duplex=False)
+    processes = [ctx.Process(target=targets.wait_for_end_of, args=(receiver,)) for _ in range(60)]
+    for each in processes[:40]:
+        each.start()
+    asked = []
+    poll = popen.Popen.poll
+    monkeypatch.setattr(popen.Popen, "poll", lambda self, *args: asked.append(self) or poll(self, *args))
+    for each in processes[40:]:
+        each.start()
+    assert len(asked) < 10 * 20
+    sender.close()
+    for each in processes:
+        each.join()
+        assert each.exitcode == 0
+    assert multiprocessing.active_children() == []
+
+
+def test_ended_processes_are_let_go_of_without_a_join(ctx, monkeypatch):
+    monkeypatch.setattr(context, "_crowd", 0)
+    for _ in range(100):
+        started = ctx.Process(target=targets.nothing)
+        started.start()
+        wait([started.sentinel])
+        assert len(process._children) <= 40
+
+
+def test_a_process_is_started_once_and_by_its_parent(ctx):
+    for _ in range(20):  # with few processes and with many
+        started = ctx.Process(target=targets.nothing)
+        started.start()
+        with pytest.raises(AssertionError, match="cannot start a process twice"):
+            started.start()
+        started.join()
