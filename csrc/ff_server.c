@@ -516,9 +516,17 @@ static bool settle(struct ff_server *server, struct ff_connection *connection)
 
     if (begun > 0)
         begin(server, connection);
-    else if (begun < 0)
+    else if (begun == -EPIPE)
         condemn(server, connection->spare);
     return begun != 0;
+}
+
+/* Once it is dead. Where that cannot be told it counts as begun: no request is served twice. */
+static bool may_have_begun(const struct ff_child *child)
+{
+    int begun = ff_spare_has_begun(child);
+
+    return begun != 0 && begun != -EPIPE;
 }
 
 /* A spare is dead. If it had begun with a request, that is told first; else the request is for a fork. */
@@ -528,7 +536,7 @@ static void lose_spare(struct ff_server *server, struct ff_child *child)
 
     if (connection == NULL) {
         ff_spares_forget(&server->spares, child);
-    } else if (ff_spare_has_begun(child) > 0) {
+    } else if (may_have_begun(child)) {
         begin(server, connection);
     } else {
         take_spare(server, connection);
@@ -561,9 +569,12 @@ static void look_at_handed(struct ff_server *server)
     if (server->handed_count == 0 || ff_seconds_now() < server->next_look)
         return;
     server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
-    for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
-        if (other->spare != NULL && !settle(server, other) && ff_spare_is_stuck(other->spare))
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
+        if (other->spare != NULL)
+            settle(server, other);
+        if (other->spare != NULL && ff_spare_is_stuck(other->spare))
             condemn(server, other->spare);
+    }
 }
 
 /* Whether a spare has got the request. */

@@ -86,7 +86,9 @@ int ff_spare_has_begun(const struct ff_child *child)
 
     if (received == 1)
         return 1;
-    return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? 0 : -EPIPE;
+    if (received == 0 || errno == ECONNRESET)
+        return -EPIPE;
+    return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
 }
 
 bool ff_spare_is_stuck(const struct ff_child *child)

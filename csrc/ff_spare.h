@@ -57,7 +57,8 @@ void ff_spares_forget(struct ff_spares *spares, const struct ff_child *child);
 struct ff_child *ff_spares_hand_over(struct ff_spares *spares, const struct ff_frame *header,
                                      const unsigned char *payload, const int *fds, size_t fd_count);
 
-/* Whether a spare that has a request has begun with it: 1, 0 for not yet, or -EPIPE: it never will. */
+/* Whether a spare that has a request has begun with it: 1, 0 for not yet, -EPIPE: it never will; or another -errno: that
+ * cannot be told now. */
 int ff_spare_has_begun(const struct ff_child *child);
 
 /* Whether somebody has stopped one that has a request, or it has taken too much time to begin. */
