@@ -98,15 +98,14 @@ class FastForkProcess(BaseProcess):
             super().start()
             _crowd = max(_SMALL_CROWD, len(children) + len(children) // _ASKED_PER_START)
             return
-        self._check_closed()
-        assert self._popen is None, "cannot start a process twice"
-        assert self._parent_pid == os.getpid(), "can only start a process object created by current process"
-        assert not process.current_process()._config.get("daemon"), (
-            "daemonic processes are not allowed to have children"
-        )
-        self._popen = self._Popen(self)
-        self._sentinel = self._popen.sentinel
-        del self._target, self._args, self._kwargs  # they may refer to the process itself (bpo-30775)
+        own: Any = self
+        own._check_closed()
+        assert own._popen is None, "cannot start a process twice"
+        assert own._parent_pid == os.getpid(), "can only start a process object created by current process"
+        assert not process.current_process().daemon, "daemonic processes are not allowed to have children"
+        own._popen = self._Popen(self)
+        own._sentinel = own._popen.sentinel
+        del own._target, own._args, own._kwargs  # they may refer to the process itself (bpo-30775)
         children.add(self)
 
     @classmethod

@@ -432,16 +432,20 @@ class ForkServer:
             modules=[name for name in _SHARED_MODULES if name in sys.modules],
         )
         launched = launch(config)
-        if self._forkserver_address is not None:  # a signal handler has launched one meanwhile
+        known = {
+            "_launched": launched,
+            "prepared": config.prepared,
+            "_forkserver_pid": launched.pid,
+            "_forkserver_alive_fd": launched.alive_fd,
+            "_forkserver_authkey": config.authkey,
+            "_forkserver_address": config.address,
+        }
+        make_known = vars(self).update  # by one call: no signal handler and no fork finds a half of it
+        if self._forkserver_address is None:
+            make_known(known)
+        else:  # a signal handler has launched one meanwhile
             launched.close()
             self._retired.append(Retired(launched, None))
-            return
-        self._launched = launched
-        self.prepared = config.prepared
-        self._forkserver_pid = launched.pid
-        self._forkserver_alive_fd = launched.alive_fd
-        self._forkserver_authkey = config.authkey
-        self._forkserver_address = config.address  # last: another thread's os.fork() may come in between
 
     def _forget(self) -> None:
         """Let go of a template that has died; what it still said about children is kept."""
