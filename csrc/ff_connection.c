@@ -340,6 +340,11 @@ void ff_connection_hang_up(struct ff_connection *connection)
         fail(connection);
 }
 
+bool ff_connection_may_post(const struct ff_connection *connection)
+{
+    return outbox_is_empty(&connection->outbox);
+}
+
 bool ff_connection_may_go_on(const struct ff_connection *connection)
 {
     return connection->state == FF_CONNECTION_WAITING && connection->spare == NULL &&

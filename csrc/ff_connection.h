@@ -96,6 +96,9 @@ enum ff_connection_event ff_connection_read(struct ff_connection *connection, co
 /* Keep the request until ff_connection_may_go_on() and there is room for its child, or its spare begins. */
 void ff_connection_wait(struct ff_connection *connection, uint64_t ticket);
 
+/* Whether nothing is on its way out: an answer may be posted. */
+bool ff_connection_may_post(const struct ff_connection *connection);
+
 /* Whether it waits for a fork, and its answer could be sent. */
 bool ff_connection_may_go_on(const struct ff_connection *connection);
 
