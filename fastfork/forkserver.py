@@ -113,6 +113,7 @@ class ForkServer:
         self._retired: list[Retired] = []
         self._page: StatusPage | None = None
         self._knows_forks = False
+        self._preloads_ended = 0  # by stop(), before they served
 
     # ---- the standard library's interface ----
 
@@ -254,12 +255,16 @@ class ForkServer:
 
         if len(fds) > MAXFDS_TO_SEND:
             raise ValueError(f"too many fds: {len(fds)}, at most {MAXFDS_TO_SEND} can be passed to a process")
-        for _ in range(_ATTEMPTS - 1):
+        attempts = 0
+        while True:
+            ended = self._preloads_ended
             try:
                 return self._request_once(send)
             except ServerGoneError:
-                continue
-        return self._request_once(send)
+                # One that stop() has ended, in another thread, is nobody's failure.
+                attempts += ended == self._preloads_ended
+                if attempts == _ATTEMPTS:
+                    raise
 
     def _request_once(self, send: Callable[[Connection, int], Answer]) -> Answer:
         connection, alive_fd = self._connect()
@@ -501,6 +506,7 @@ class ForkServer:
         """End a template that does not serve yet, so that nobody has to wait for it."""
         launched = self._launched
         if launched is not None and not launched.is_ready():
+            self._preloads_ended += 1
             launched.process.kill()
 
     def status(self) -> ServerStatus:
