@@ -173,7 +173,7 @@ void ff_connection_flush(struct ff_connection *connection)
             fail(connection);
             return;
         }
-        if (connection->dead == NULL)
+        if (connection->dead == NULL || connection->spare != NULL)
             return;
         put_exit(connection);
     }
@@ -338,11 +338,6 @@ void ff_connection_hang_up(struct ff_connection *connection)
 {
     if (connection->state == FF_CONNECTION_WAITING)
         fail(connection);
-}
-
-bool ff_connection_may_post(const struct ff_connection *connection)
-{
-    return outbox_is_empty(&connection->outbox);
 }
 
 bool ff_connection_may_go_on(const struct ff_connection *connection)

@@ -8,7 +8,8 @@
  *                                            |                                                         |
  *                                            +---------------------------------------------------------+
  *
- * Where there are spares, a request waits likewise until the one that has got it begins.
+ * Where there are spares, a request waits likewise until the one that has got it begins. Exits then wait, too: its
+ * answer, which may be due at any moment, finds the outbox empty.
  *
  *  event                  AUTH_PREFIX, AUTH_MESSAGE   HEADER, PAYLOAD, SKIPPING   WAITING      CLOSING      GONE
  *  -----                  -------------------------   -------------------------   -------      -------      ----
@@ -69,8 +70,7 @@ struct ff_connection {
     struct ff_frame header; /* of the request that is being read */
     size_t to_skip;         /* bytes of a payload that are still to come */
     uint64_t ticket;        /* the order of those that wait */
-    struct ff_child
-        *spare; /* which has the request of one that waits, and has not begun yet; see ff_spare.h */
+    struct ff_child *spare; /* has the request of one that waits, and has not begun yet: see ff_spare.h */
     struct ff_outbox outbox;
     size_t child_count;    /* live ones */
     struct ff_child *dead; /* whose exits it has not been told yet, oldest first */
@@ -95,9 +95,6 @@ enum ff_connection_event ff_connection_read(struct ff_connection *connection, co
 
 /* Keep the request until ff_connection_may_go_on() and there is room for its child, or its spare begins. */
 void ff_connection_wait(struct ff_connection *connection, uint64_t ticket);
-
-/* Whether nothing is on its way out: an answer may be posted. */
-bool ff_connection_may_post(const struct ff_connection *connection);
 
 /* Whether it waits for a fork, and its answer could be sent. */
 bool ff_connection_may_go_on(const struct ff_connection *connection);

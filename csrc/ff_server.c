@@ -512,14 +512,8 @@ static void condemn(struct ff_server *server, const struct ff_child *child)
 /* Find out whether the spare has begun: whether the event was about that. */
 static bool settle(struct ff_server *server, struct ff_connection *connection)
 {
-    int begun;
+    int begun = ff_spare_has_begun(connection->spare);
 
-    if (!ff_connection_may_post(connection)) {
-        /* The client does not read: it is told, and the spare looked at again, in a while. */
-        server->loop->backend->watch(server->loop, connection->spare->spare_sock, 0, NULL);
-        return false;
-    }
-    begun = ff_spare_has_begun(connection->spare);
     if (begun > 0)
         begin(server, connection);
     else if (begun == -EPIPE)
@@ -539,23 +533,14 @@ static bool may_have_begun(const struct ff_child *child)
 static void lose_spare(struct ff_server *server, struct ff_child *child)
 {
     struct ff_connection *connection = child->owner;
-    bool begun;
 
     if (connection == NULL) {
         ff_spares_forget(&server->spares, child);
-        return;
-    }
-    begun = may_have_begun(child);
-    if (begun && ff_connection_may_post(connection)) {
+    } else if (may_have_begun(child)) {
         begin(server, connection);
-        return;
-    }
-    take_spare(server, connection);
-    child->owner = NULL;
-    if (begun) {
-        connection->state =
-            FF_CONNECTION_GONE; /* its client does not read: the end of the connection tells it */
     } else {
+        take_spare(server, connection);
+        child->owner = NULL;
         server->anyone_waits = true;
         ff_spares_rest(&server->spares);
     }
@@ -775,12 +760,9 @@ static bool read_client(struct ff_server *server, struct ff_connection *connecti
 static bool serve_client(struct ff_server *server, struct ff_connection *connection, unsigned ready)
 {
     connection->stalled = false;
-    /* The event is the spare's, unless that has nothing to say: then the client has gone. While the client is to be told
-     * something the spare has to wait, and who cannot be written to any more is found out by that. */
+    /* The event is the spare's, unless that has nothing to say: then the client has gone. */
     if (connection->spare != NULL && settle(server, connection))
         return false;
-    if (connection->spare != NULL && !ff_connection_may_post(connection))
-        ready &= ~(unsigned)FF_READABLE;
     if (ready & FF_READABLE)
         ff_connection_hang_up(connection);
     if (ready & FF_WRITABLE)

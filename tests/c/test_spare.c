@@ -351,6 +351,56 @@ static void test_one_that_never_begins_harms_nobody(void)
     close_spared(&spared);
 }
 
+/* All die at once, while nobody reads; their exits are more than a socket takes. */
+static void fill_socket_with_exits(struct spared *spared, int gate[2], uint32_t count)
+{
+    for (uint32_t id = 1; id <= count; id++)
+        start_child(spared->sock, 2000 + id, 0, "", 0, gate, 1);
+    await_spares(spared, 1);
+    pause_server(&spared->serving);
+    CHECK_INT(close(gate[1]), 0);
+}
+
+/* A spare has begun, and its client, which does not read, cannot be told: it is not one that never begins. */
+static void test_one_whose_client_does_not_read_lives_on(void)
+{
+    enum { COUNT = 500 };
+    static const struct service waiting = {
+        .child = wait_for_end, .max_spares = 1, .spare_quiet_ms = NOT_SOON};
+    struct spared spared;
+    int closed[2];
+    int exits[2];
+    int gate[2];
+    int value = -1;
+    uint64_t before;
+
+    make_pipe(closed);
+    make_pipe(exits);
+    make_pipe(gate);
+    CHECK_INT(close(closed[1]), 0);
+    open_spared(&spared, &waiting);
+    for (int i = 0; i < QUICK; i++)
+        run_one(&spared, "", 0, closed, 1);
+    fill_socket_with_exits(&spared, exits, COUNT);
+    before = served_by_spares(&spared);
+    CHECK_INT(ff_client_send(spared.sock, 1000, 0, "", 0, gate, 1), 0);
+    resume_server(&spared.serving);
+    poll(NULL, 0, FF_HANDED_LIMIT_MS + 10 * FF_HANDED_MS);
+    CHECK_INT(close(gate[1]), 0);
+    for (int i = 0; i < COUNT + 2; i++) {
+        struct ff_frame frame;
+        int fd;
+
+        CHECK_INT(ff_client_receive(spared.sock, DEADLINE_MS, &frame, &fd), 1);
+        if (frame.id == 1000 && frame.type == FF_FRAME_EXITED)
+            value = frame.value;
+    }
+    CHECK_INT(value, 0);
+    CHECK_INT(served_by_spares(&spared), before + 1);
+    close_spared(&spared);
+    close_all((int[]){closed[0], exits[0], gate[0]}, 3);
+}
+
 static void test_client_that_vanishes_meanwhile(void)
 {
     struct spared spared;
@@ -561,6 +611,7 @@ int main(void)
     RUN(test_killed_and_stopped_ones_harm_nobody);
     RUN(test_one_that_ends_before_it_begins_harms_nobody);
     RUN(test_one_that_never_begins_harms_nobody);
+    RUN(test_one_whose_client_does_not_read_lives_on);
     RUN(test_client_that_vanishes_meanwhile);
     RUN(test_interrupts_are_not_for_them);
     RUN(test_surroundings_are_not_stale);
