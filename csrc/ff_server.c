@@ -674,7 +674,7 @@ static bool has_room(const struct ff_server *server)
 
 /* ---- spares ---- */
 
-static pid_t fork_job_of_spare(struct fork_job *job)
+static pid_t fork_ahead(struct fork_job *job)
 {
     int ends[2];
     int error = ff_fd_socketpair(ends);
@@ -699,7 +699,7 @@ static bool fork_spare(struct ff_server *server)
         .spare_sock = -1,
         .fds_to_close = malloc(count_fds(server) * sizeof *job.fds_to_close),
     };
-    pid_t pid = job.child == NULL || job.fds_to_close == NULL ? -ENOMEM : fork_job_of_spare(&job);
+    pid_t pid = job.child == NULL || job.fds_to_close == NULL ? -ENOMEM : fork_ahead(&job);
 
     free(job.fds_to_close);
     if (pid > 0) {
@@ -848,12 +848,19 @@ static void kill_doomed(struct ff_server *server)
     server->next_kills = now + 1e-3 * FF_TREE_ROUND_MS;
 }
 
+static struct ff_request request_of(const struct ff_frame *header, const struct ff_reader *reader)
+{
+    return (struct ff_request){
+        .payload = reader->bytes,
+        .payload_size = header->payload_size,
+        .fds = reader->fds,
+        .fd_count = (uint32_t)reader->fd_count,
+    };
+}
+
 static void hand_over(const struct ff_connection *connection, struct ff_request *ret_request)
 {
-    ret_request->payload = connection->reader.bytes;
-    ret_request->payload_size = connection->header.payload_size;
-    ret_request->fds = connection->reader.fds;
-    ret_request->fd_count = (uint32_t)connection->reader.fd_count;
+    *ret_request = request_of(&connection->header, &connection->reader);
 }
 
 static bool serve_event(struct ff_server *server, const struct ff_loop_event *event,
@@ -1064,10 +1071,7 @@ int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *
     sigaction(SIGINT, &server->spare_int, NULL);
     if ((uint32_t)spare->header.value & FF_FORK_DIE_WITH_CLIENT)
         ff_tree_become_root();
-    ret_request->payload = spare->reader.bytes;
-    ret_request->payload_size = spare->header.payload_size;
-    ret_request->fds = spare->reader.fds;
-    ret_request->fd_count = (uint32_t)spare->reader.fd_count;
+    *ret_request = request_of(&spare->header, &spare->reader);
     return 1;
 }
 

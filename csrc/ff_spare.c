@@ -13,7 +13,7 @@
 
 #define GAP_WEIGHT 0.125 /* of the latest gap between two requests in their mean */
 #define LONGEST_GAP \
-    1.0 /* what counts as a gap at the most, and at first: some seventeen quick requests make a pace */
+    1.0 /* what counts as one at the most, and at first: some seventeen requests make a pace */
 
 void ff_spares_init(struct ff_spares *spares, const struct ff_config *config)
 {
