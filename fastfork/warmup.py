@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from ._native import Request
     from .config import TemplateConfig
 
-LEVERS = ("freeze", "rehearse", "immortal")
-"""The names that ``FASTFORK_DISABLE`` knows."""
-
 _REHEARSALS = 30
 """Rounds: CPython specialises bytecode after a few, and its caches settle."""
 

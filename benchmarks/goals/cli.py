@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from fastfork.levers import LEVERS
+
 from .. import environment
 from ..errors import BenchError
 from ..progress import Progress
@@ -105,8 +107,6 @@ def _levers(options: argparse.Namespace, plan: Plan, progress: Progress) -> resu
 
 
 def _chosen_levers(text: str) -> list[str]:
-    from fastfork.warmup import LEVERS  # not above: it needs a platform that fastfork supports
-
     if text == _ALL_LEVERS:
         return list(LEVERS)
     names = [name.strip() for name in text.split(",")]
