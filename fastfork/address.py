@@ -130,8 +130,9 @@ def _remove_abandoned(base: str) -> None:
     """
     if not _boot():
         return
+    prefix = _prefix()
     with contextlib.suppress(OSError):
-        found = {os.path.join(base, name) for name in os.listdir(base) if name.startswith(_prefix())}
+        found = {os.path.join(base, name) for name in os.listdir(base) if name.startswith(prefix)}
         for folder in found - _folders_with_listeners():
             with contextlib.suppress(OSError):
                 _remove_if_abandoned(folder)
