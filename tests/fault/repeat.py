@@ -92,7 +92,7 @@ def summary(suites: Sequence[Suite]) -> list[str]:
     failed = collections.Counter(test for suite in suites for test in suite.failures)
     return [
         f"{len(suites)} runs, {good} of them without a failure",
-        f"{passed} passed, {skipped} skipped, {failed.total()} failed",
+        f"{passed} passed, {skipped} skipped, {sum(failed.values())} failed",
         *(f"    {count} times: {test or 'the run itself'}" for test, count in failed.most_common()),
     ]
 
