@@ -807,8 +807,7 @@ import fastfork
 def report(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
-def sleep():
-    """Sleep for long. A signal just before the system call does not end that, and is seen after it."""
+def sleep():  # in steps: a signal just before the system call does not end that, and is seen after it
     for _ in range(6000):
         time.sleep(0.1)
 

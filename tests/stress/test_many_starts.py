@@ -7,7 +7,8 @@ import time
 from support import targets
 from support.processes import children_of, descriptors, resident_bytes
 
-from fastfork import forkserver
+import fastfork
+from fastfork import context
 
 FIRST = 100
 ALL = 10_000
@@ -27,7 +28,10 @@ def start_and_join(ctx, count):
             process.close()
 
 
-def test_ten_thousand_starts_leave_the_template_as_it_was(ctx, template, capsys):
+def test_ten_thousand_starts_leave_the_template_as_it_was(capsys):
+    ctx = fastfork.get_context(template="many", preload=["support.targets"])  # no child has to import it
+    template = context._servers["many"]
+    template.ensure_running()
     pid = template._forkserver_pid
     start_and_join(ctx, FIRST)
     fds, memory = descriptors(pid), resident_bytes(pid)
@@ -35,7 +39,7 @@ def test_ten_thousand_starts_leave_the_template_as_it_was(ctx, template, capsys)
     start_and_join(ctx, ALL - FIRST)
     with capsys.disabled():
         print(f" [{ALL} starts in {time.monotonic() - begin:.0f} s]", end="")
-    assert forkserver._forkserver._forkserver_pid == pid
+    assert template._forkserver_pid == pid
     assert descriptors(pid) == fds
     assert resident_bytes(pid) - memory < MEBIBYTE
     assert children_of(pid) == []
