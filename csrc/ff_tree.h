@@ -7,6 +7,9 @@
  *                 kill those below it, children first
  *                 nobody was found, and it had stopped before the search: kill it
  *
+ * What a child has left behind and then ends itself is init's. The server could adopt it only as a subreaper: it would
+ * get what all its other children leave behind as well, would have to reap that, and could not tell whose it was.
+ *
  * A pid is used for nothing before it is known whose child it is: it may have become another process's. Where the
  * system does not tell who is below a process, that process alone is killed.
  */

@@ -122,6 +122,7 @@ INTERPOSE(int, waitid, (idtype_t type, id_t id, siginfo_t *info, int options), (
 INTERPOSE(int, kill, (pid_t pid, int number), (pid, number))
 
 INTERPOSE(int, socket, (int domain, int type, int protocol), (domain, type, protocol))
+INTERPOSE(int, socketpair, (int domain, int type, int protocol, int ends[2]), (domain, type, protocol, ends))
 INTERPOSE(int, bind, (int fd, const struct sockaddr *address, socklen_t size), (fd, address, size))
 INTERPOSE(int, listen, (int fd, int backlog), (fd, backlog))
 INTERPOSE(int, connect, (int fd, const struct sockaddr *address, socklen_t size), (fd, address, size))

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.forkserver import read_signed
 from pathlib import Path
 
@@ -64,6 +65,7 @@ ERRNOS = {
     "setrlimit": "EFAULT EINVAL EPERM",
     "signalfd": "EBADF EINVAL EMFILE ENFILE ENODEV ENOMEM",
     "socket": "EACCES EAFNOSUPPORT EINVAL EMFILE ENFILE ENOBUFS ENOMEM EPROTONOSUPPORT",
+    "socketpair": "EAFNOSUPPORT EFAULT EMFILE ENFILE EOPNOTSUPP EPROTONOSUPPORT",
     "vfork": "EAGAIN ENOMEM ENOSYS",
     "waitid": "EAGAIN ECHILD EINTR EINVAL ESRCH",
     "waitpid": "EINTR EINVAL ESRCH",
@@ -429,6 +431,67 @@ def test_memory(faults, server, call):
         with failing(faults, call, errno.ENOMEM, pid=server.pid, caller=CORE), raising(errno.ENOMEM):
             server.start(targets.nothing, bytes(30_000))
         server.check_starts()
+
+
+# ---- in the server, with processes forked ahead of requests ----
+
+
+@pytest.fixture
+def with_spares():
+    fastfork.get_context(spares=2)
+    yield
+    fastfork.get_context(spares=0)
+
+
+def have_spares(server):
+    """Have starts come so fast, at whatever load, that there are spares."""
+
+    def start_and_look():
+        list(pool.map(lambda _: server.check_starts(), range(PACE)))
+        return fastfork.server_status().spares > 0
+
+    with ThreadPoolExecutor(8) as pool:
+        wait_until(start_and_look)
+
+
+PACE = 30
+"""Starts, many at a time, that make a pace."""
+
+CALLS_FOR_SPARES = [
+    "epoll_ctl",
+    "fork",
+    "malloc",
+    "calloc",
+    "pidfd_open",
+    "recv",
+    "sendmsg",
+    "socketpair",
+    "waitid",
+    "waitpid",
+]
+
+
+@pytest.mark.parametrize("call", CALLS_FOR_SPARES)
+def test_calls_for_spares(with_epoll, with_spares, faults, server, call):
+    """Whatever becomes of the spare, the process that was asked for runs once and ends as it should, or the error is
+    that of a start without one.
+    """
+    with server.unharmed():
+        for error in numbers(call):
+            have_spares(server)
+            with faults.fail(call, error, pid=server.pid, times=times_of(error, 2)):
+                for code in range(1, 5):
+                    assert exit_code_or_errno(server, code) in (code, error, *GONE), errno.errorcode[error]
+            server.check_starts(2)
+
+
+def exit_code_or_errno(server, code):
+    try:
+        process = server.start(targets.leave, code)
+    except OSError as error:
+        return error.errno
+    process.join()
+    return process.exitcode
 
 
 # ---- in the server, when it starts ----
