@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from stress.soak import account as accounts
 from stress.soak.account import Account
-from stress.soak.watch import FEWEST_SAMPLES, WARM_UP, Life, Sample, Watch
+from stress.soak.watch import FEWEST_SAMPLES, LONGEST_ZOMBIE, WARM_UP, Life, Sample, Watch
 
 ROOT = Path(__file__).parents[2]
 STARTS = 400
@@ -141,3 +141,14 @@ def test_growth_is_seen(tmp_path, slope, has_grown):
         life.samples.append(Sample(second, *(1000 + rate * second for rate in slope), 0))
     watch.check_growth()
     assert len(watch.problems) == has_grown
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+def test_a_zombie_that_stays_is_seen_where_its_template_could_have_reaped_it(tmp_path, pauses):
+    watch = Watch(tmp_path, clients=1)
+    life = watch.lives[1] = Life(1, 0.0)
+    watch._note_zombies(life, {5}, 0.0)
+    if pauses:
+        watch.forget_zombies()
+    watch._note_zombies(life, {5}, LONGEST_ZOMBIE + 1)
+    assert len(watch.problems) == (not pauses)

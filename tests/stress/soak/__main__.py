@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MARK = "FASTFORK_SOAK"
 FIGURES = "figures.json"
 SHARED_MEMORY = Path("/dev/shm")
-LEFT_DEADLINE = 100.0
+LEFT_DEADLINE = 170.0
 """Seconds that processes whose clients have been killed may take to end by themselves."""
 
 

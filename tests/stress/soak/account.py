@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .watch import Sample
 
-LONGEST_START = 90.0
+LONGEST_START = 150.0
 """Seconds after which a start that has come to no end is a problem."""
 
 ROOT = "root"

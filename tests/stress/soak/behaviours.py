@@ -25,7 +25,7 @@ MAX_FDS = 100
 _PAYLOADS = (0, 0, 1 << 10, 1 << 10, 1 << 16, 1 << 16, 1 << 17, MAX_PAYLOAD)  # bytes, at most
 _FDS = (0, 0, 0, 0, 1, 10, 10, MAX_FDS)  # at most
 
-LONGEST_DEAF_WAIT = 90.0
+LONGEST_DEAF_WAIT = 150
 """Seconds after which a process that waits to be killed gives up."""
 
 _FATAL_SIGNALS = (
@@ -128,13 +128,16 @@ def _wait_to_be_killed(_number: int) -> None:
     """Wait as long as the client lives: without it nobody would come."""
     parent = parent_process()
     assert parent is not None
-    wait([parent.sentinel], LONGEST_DEAF_WAIT)
+    for _ in range(LONGEST_DEAF_WAIT):
+        if wait([parent.sentinel], 1):
+            break
     os._exit(0)
 
 
 def _wait_deaf_to_be_killed(_number: int) -> None:
     """Wait whether or not the client lives: one that has asked for that takes this process with it."""
-    time.sleep(LONGEST_DEAF_WAIT)
+    for _ in range(LONGEST_DEAF_WAIT):
+        time.sleep(1)
 
 
 def _stop(_number: int) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .servers import Server
 
-LONGEST_JOIN = 60.0
+LONGEST_JOIN = 120
 """Seconds after which a process that has not ended is reported as such; faults last a few."""
 
 PAUSE_AFTER_ERROR = 0.1
@@ -96,12 +96,20 @@ class Starter:
         try:
             if plan.behaviour in KILLED_BY_CLIENT:
                 _kill(process, plan)
-            process.join(LONGEST_JOIN)
+            join(process)
             self._journal.write("end", start_id, process.pid, process.exitcode)
             if process.exitcode is not None and _MAY_CLOSE:
                 process.close()
         except Exception as error:
             self._journal.write("error", start_id, f"after the start: {error!r}", None)
+
+
+def join(process: Any) -> None:
+    """Wait for the end of a process, second by second: while nobody gets a processor, no more than one is over."""
+    for _ in range(LONGEST_JOIN):
+        process.join(1)
+        if process.exitcode is not None:
+            return
 
 
 @functools.lru_cache(maxsize=1)

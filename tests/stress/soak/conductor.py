@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from tests.support.processes import wait_until
 
 from . import clients, report, watch
-from .account import ROOT, Account
-from .clients import LONGEST_JOIN, Order
+from .account import LONGEST_START, ROOT, Account
+from .clients import LONGEST_JOIN, Order, join
 from .faults import Faults
 from .journal import Reader
 from .servers import server as server_called
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 TICK = 0.1  # seconds
 SAMPLES = 1.0  # seconds from one look at the templates to the next
 PROGRESS = 10.0  # seconds
-STANDSTILL = 120.0
-"""Seconds without an entry in any journal after which the run is given up."""
+STANDSTILL = 1200
+"""Ticks without an entry in any journal after which the run is given up: where the clients get no processor, there are
+few ticks either."""
+
+LONGEST_TICK = 5.0
+"""Seconds after which a tick was a pause: whoever had to do something meanwhile had no processor for it either."""
 
 USUAL_LIMIT = 1024  # descriptors
 
@@ -71,7 +75,9 @@ class Conductor:
         self._numbers = itertools.count(1)
         self._ended_by_signal = False
         self._problems_shown = 0
-        self._begin = self._last_entry = time.monotonic()
+        self._ticks_without_entry = 0
+        self._last_pause = float("-inf")
+        self._begin = time.monotonic()
         stop_r, stop_w = os.pipe()
         self._stop_r, self._stop_w = Connection(stop_r, writable=False), Connection(stop_w, readable=False)
 
@@ -113,8 +119,9 @@ class Conductor:
     # ---- the run ----
 
     def _go_on(self, faults: Faults) -> None:
-        next_sample = next_progress = self._begin
+        next_sample = next_progress = latest = self._begin
         while not self._is_over():
+            latest = self._note_pause(latest, faults)
             if not faults.has_stopped_a_template:  # it is for the conductor to have it go on
                 self._replace_clients()
             self._read_journals()
@@ -129,6 +136,15 @@ class Conductor:
                 self._show_progress(now)
             time.sleep(TICK)
 
+    def _note_pause(self, before: float, faults: Faults) -> float:
+        """Allow for a pause since `before`, if there was one; returns the time now."""
+        now = time.monotonic()
+        if now - before > LONGEST_TICK:
+            self._last_pause = now
+            self._watch.forget_zombies()
+            faults.allow_for_pause(now - before)
+        return now
+
     def _show_progress(self, now: float) -> None:
         print(report.progress(self._options, self._account, self._watch, now - self._begin))
         for problem in self._account.problems[self._problems_shown :]:
@@ -138,8 +154,8 @@ class Conductor:
 
     def _is_over(self) -> bool:
         now = time.monotonic()
-        if now - self._last_entry > STANDSTILL:
-            self._account.problems.append(f"nothing has happened for {STANDSTILL:.0f} s: given up")
+        if self._ticks_without_entry > STANDSTILL:
+            self._account.problems.append(f"nothing has happened for {STANDSTILL} ticks: given up")
             return True
         is_enough = (
             self._account.starts >= self._options.starts and now - self._begin >= self._options.minutes * 60
@@ -147,12 +163,15 @@ class Conductor:
         return is_enough or self._ended_by_signal
 
     def _read_journals(self) -> None:
+        self._ticks_without_entry += 1
         for reader in self._readers:
             for entry in reader.entries():
-                self._last_entry = time.monotonic()
+                self._ticks_without_entry = 0
                 self._account.take(entry)
 
     def _check_late_starts(self, now: float) -> None:
+        if now - self._last_pause < LONGEST_START:
+            return
         for start in self._account.late(now):
             self._account.take(["end", start.id, 0, None, now])
             self._show_stacks()
@@ -229,7 +248,7 @@ class Conductor:
             if code not in (expected, -signal.SIGKILL):
                 self._account.problems.append(f"client {client.name} has ended with {code}")
         else:
-            client.process.join(LONGEST_JOIN)
+            join(client.process)
             self._account.take(["end", client.start_id, client.pid, client.process.exitcode, now])
             client.process.close()
         os.close(client.pidfd)

@@ -115,6 +115,10 @@ class Faults:
                     self._makers[kind]()
         self._check_orphans(time.monotonic())
 
+    def allow_for_pause(self, seconds: float) -> None:
+        """Let those that have to end soon have these seconds besides."""
+        self._orphans = [orphan._replace(due=orphan.due + seconds) for orphan in self._orphans]
+
     def end(self) -> None:
         """End all faults that last."""
         self._end_until(float("inf"))

@@ -74,7 +74,7 @@ class Fastfork(Server):
     def __init__(self) -> None:
         from fastfork import forkserver, get_context
 
-        super().__init__(get_context(preload=PRELOAD), forkserver)
+        super().__init__(get_context(preload=PRELOAD, spares=2), forkserver)
         self.loses_exit_codes = not _pidfds_tell_exit_codes()
 
     def process(self, target: Callable[..., object], *arguments: object, die_with_client: bool) -> Any:

@@ -30,7 +30,7 @@ MOST_GROWTH_OF_MEMORY = 1 << 20  # bytes, of the resident and of the private mem
 PROBATION = 1.0
 """Seconds that a process must have listened alone to be taken for a template."""
 
-LONGEST_ZOMBIE = 60.0
+LONGEST_ZOMBIE = 120.0
 """Seconds that a dead child may wait for its template, which may be stopped, or get no processor, for a while."""
 
 _LISTENS = 0x10000
@@ -153,6 +153,11 @@ class Watch:
             if now - since > LONGEST_ZOMBIE:
                 self.problems.append(f"template {life.pid} has left its child {pid} a zombie")
                 life.zombies[pid] = now + 1e9
+
+    def forget_zombies(self) -> None:
+        """Count anew how long they wait."""
+        for life in self.lives.values():
+            life.zombies.clear()
 
     def check_growth(self) -> None:
         """See that no template has grown."""
