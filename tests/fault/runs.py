@@ -35,8 +35,12 @@ _MAX_LOG = 4000  # characters
 _WORDS = (
     (r"failed on teardown", "something left behind"),
     (r"waited .* in vain|timed out|out of time|TimeoutError|assert None ==", HANGS),
-    (r"assert 255 ==|== 255\b", EXIT_CODE_LOST),
+    (r"assert 255 |== 255\b|[{ ]255}", EXIT_CODE_LOST),
     (r"(Connection\w*Error|BrokenPipeError|EOFError|FileNotFoundError)", r"start fails: \1"),
+    (r"'FileNotFound\.\.\.", "start fails: FileNotFoundError"),
+    (r"has killed another process", "another process killed"),
+    (r"^assert .* == ''$", "complaints on standard error"),
+    (r"^assert ", "wrong outcome"),
 )
 """What is put shorter, where a test has no word of its own: how a failure reads, and the word for it."""
 
@@ -240,7 +244,9 @@ def judge_suite(report: Path, is_over: bool, seconds: float, log: str) -> Suite:
 
 def word_for(message: str) -> str:
     """Return a short word for a failure: what the test itself says, or what the failure looks like."""
-    first = message.partition("\n")[0]
+    first, *rest = message.split("\n")
+    if "Traceback" in first:  # of a program: its last line tells
+        first = next((line.strip() for line in reversed(rest) if re.match(r"\s*\w+Error\b", line)), first)
     said = re.sub(r"^(AssertionError|Failed): ", "", first)
     for pattern, word in _WORDS:
         found = re.search(pattern, said)

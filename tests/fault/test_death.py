@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -108,7 +109,7 @@ class LiveChildren:
         """
         told = not server_died or exit_codes_survive()
         if told:
-            assert all(process.is_alive() for process in self.processes)
+            assert all(process.is_alive() for process in self.processes), "live children called dead"
         self.sender.close()
         for process, (_, _, code) in zip(self.processes, self.ENDS):
             assert joined(process) in ({code} if told else {code, client.EXIT_CODE_LOST})
@@ -539,17 +540,18 @@ class Running:
 
 
 @pytest.fixture
-def running(programs, tmp_path):
-    """Run a program of this module, whose temporary files have a folder of their own."""
+def running(programs):
+    """Run a program of this module, whose temporary files have a folder of their own; pytest's have long names."""
     opened = []
 
     def run(source, *arguments, **options):
-        opened.append(Running(programs, source, *arguments, directory=tmp_path / "t", **options))
+        opened.append(Running(programs, source, *arguments, directory=Path(folder, "t"), **options))
         return opened[-1]
 
-    yield run
-    for program in opened:
-        program.close()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield run
+        for program in opened:
+            program.close()
 
 
 CLIENT = """

@@ -137,6 +137,18 @@ def test_what_hangs_is_ended_with_all_that_it_has_started(folder):
         ("ConnectionResetError: [Errno 104] Connection reset by peer", "start fails: ConnectionResetError"),
         ("EOFError: unexpected EOF", "start fails: EOFError"),
         ('failed on teardown with "AssertionError: assert {1} == {2}"', "something left behind"),
+        ("AssertionError: assert {35, 255} == {35}", EXIT_CODE_LOST),
+        ("AssertionError: assert 255 in {0}", EXIT_CODE_LOST),
+        (
+            "AssertionError: assert 'FileNotFound... or directory' == 'works'",
+            "start fails: FileNotFoundError",
+        ),
+        ("AssertionError: assert 'EROFS\\n' == ''", "complaints on standard error"),
+        ("assert 1 == 0", "wrong outcome"),
+        (
+            "AssertionError: Traceback (most recent call last):\n  AssertionError: kill() has killed another process: -9\n",
+            "another process killed",
+        ),
         ("ValueError: what", "ValueError: what"),
         ("Failed: " + 100 * "x", 57 * "x" + "..."),
     ],
