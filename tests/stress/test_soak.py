@@ -65,10 +65,11 @@ def test_another_exit_code_is_a_problem(account, code):
 
 
 @pytest.mark.parametrize(
-    ("pid", "time", "is_explained"), [(100, 10.5, True), (100, 9.0, False), (101, 10.5, False)]
+    ("pid", "begin", "end", "is_explained"),
+    [(100, 10.5, 10.6, True), (100, 9.0, 9.1, False), (100, 9.9, 10.1, True), (101, 10.5, 10.6, False)],
 )
-def test_only_a_kill_of_that_very_process_explains_its_death(account, pid, time, is_explained):
-    account.kills_child(pid, time)
+def test_only_a_kill_of_that_very_process_explains_its_death(account, pid, begin, end, is_explained):
+    account.kills_child(pid, begin).end = end
     account.take(["end", start(account), 100, -signal.SIGKILL, 11.0])
     assert len(account.problems) == (not is_explained)
 

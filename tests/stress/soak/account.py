@@ -96,7 +96,7 @@ class Account:
         self._open: dict[str, Start] = {}
         self._pids: dict[str, int] = {}
         self._lasting: list[Fault] = []
-        self._killed: dict[int, list[tuple[float, str]]] = {}
+        self._killed: dict[int, list[Fault]] = {}
         self._ended_early: set[str] = set()
 
     # ---- faults ----
@@ -108,14 +108,21 @@ class Account:
         self._lasting.append(made)
         return made
 
-    def kills_child(self, pid: int, now: float) -> None:
-        self.faults[CHILD_KILLED.name] += 1
-        self._killed.setdefault(pid, []).append((now, CHILD_KILLED.name))
+    def kills_child(self, pid: int, now: float) -> Fault:
+        """Note that a child is about to be killed; its end is to be set once the signal is sent.
+
+        One that was forked ahead may get a request in between.
+        """
+        return self._kills(pid, Fault(CHILD_KILLED, now))
+
+    def _kills(self, pid: int, kill: Fault) -> Fault:
+        self.faults[kill.kind.name] += 1
+        self._killed.setdefault(pid, []).append(kill)
+        return kill
 
     def kills_client(self, name: str, pid: int, now: float) -> list[tuple[str, int]]:
         """Note that a client is about to be killed; returns those of its children that have to go with it."""
-        self.faults[CLIENT_KILLED.name] += 1
-        self._killed.setdefault(pid, []).append((now, CLIENT_KILLED.name))
+        self._kills(pid, Fault(CLIENT_KILLED, now, end=now))
         self._ended_early.add(name)
         return [
             (start.id, self._pids[start.id])
@@ -176,9 +183,9 @@ class Account:
 
     def _cause_of_end(self, start: Start, pid: int, exit_code: int | None, now: float) -> str | None:
         kills = self._killed.get(pid, ()) if exit_code == -signal.SIGKILL else ()
-        for time, cause in kills:
-            if start.begin <= time <= now:
-                return cause
+        for kill in kills:
+            if kill.was_during(start.begin, now):
+                return kill.kind.name
         if exit_code == EXIT_CODE_LOST and self._loses_exit_codes:
             faults = self._faults_between(start.begin, now)
             return next((fault.kind.name for fault in faults if fault.kind.loses_exit_codes), None)

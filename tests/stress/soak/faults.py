@@ -147,8 +147,9 @@ class Faults:
         try:
             if victim in _children(template):  # and no other process that has got its pid
                 self._watch.expects_death_of(victim)
-                self._account.kills_child(victim, time.monotonic())
+                kill = self._account.kills_child(victim, time.monotonic())
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                kill.end = time.monotonic()
         finally:
             os.close(pidfd)
 
