@@ -24,6 +24,7 @@
 #define FF_SPARE_GAP_MS 100 /* requests that come faster than this, in the mean, have spares forked */
 #define FF_HANDED_MS 20     /* between two looks at a spare that has a request and does not begin */
 #define FF_HANDED_LIMIT_MS 2000 /* what it has to begin, before its request is for a fork */
+#define FF_NURSERY_SIZE 262144  /* bytes of a child's first small objects */
 #define FF_MAX_AUTHKEY 256      /* bytes */
 #define FF_MAX_ERRNO 135        /* errnos below are counted each, the others as 0 */
 
@@ -169,6 +170,11 @@ int ff_pidfd_exit_code(int pidfd, int *ret_code);
  * were not. count: what this CPython, 3.12 or later, gives immortal objects as the lower 32 bits of their
  * reference count. -ENOSYS for builds that count references otherwise. */
 long long ff_python_immortalize(uint32_t count);
+
+/* Have the children of this process put their first new small objects side by side, on FF_NURSERY_SIZE bytes of
+ * fresh pages. guards_interpreters: whether interpreters may have a GIL each (3.12 and later). -EOPNOTSUPP where
+ * other allocators than CPython's are in use, and for builds without a GIL. */
+int ff_python_install_nursery(int guards_interpreters);
 
 /* Time `rounds` bare fork + _exit + waitpid cycles of this process, in seconds each. */
 int ff_measure_floor(int rounds, double *ret_seconds);

@@ -6,6 +6,7 @@
 #include <Python.h>
 
 #include "ff_abi.h"
+#include "ff_python_nursery.h"
 #include "ff_server.h"
 
 /* One server serves at a time in a process, from one thread, and a fork does not nest. */
@@ -25,6 +26,7 @@ static void after_fork_in_parent(void)
 
 static void after_fork_in_child(void)
 {
+    ff_python_use_nursery();
     PyOS_AfterFork_Child();
     PyGILState_Release(gil_state);
 }

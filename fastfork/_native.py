@@ -388,6 +388,15 @@ def immortalize_heap() -> int:
     return _check(lib.ff_python_immortalize(_IMMORTAL_COUNT))
 
 
+def install_nursery() -> None:
+    """Have the children of this process put their first new small objects side by side on fresh pages.
+
+    Raises `OSError` (EOPNOTSUPP) where other allocators are in use than CPython's own, such as tracemalloc's, and for
+    builds without a GIL.
+    """
+    _check(lib.ff_python_install_nursery(sys.version_info >= (3, 12)))
+
+
 def measure_floor(rounds: int) -> list[float]:
     """Time `rounds` bare ``fork + _exit + waitpid`` cycles of this process in C: seconds of each."""
     seconds = ffi.new("double[]", rounds)

@@ -12,6 +12,9 @@ rehearse   The way of a child, from its request to its end, is gone some times i
            bytecode and bindings of symbols are written before any fork, and not by each child.
 immortal   CPython 3.12 and later: what the template holds is no longer counted, so that using it does not write to
            it. Children never free these objects.
+nursery    A child puts its first new small objects side by side, on 256 KiB of fresh pages, and not into what is free
+           on pages of the template. What it frees there is used again for objects of the same size, until those 256 KiB
+           have once been full. It then allocates as ever; they are what it may never give back.
 ========== ===========================================================================================================
 """
 
@@ -61,6 +64,9 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
             _native.immortalize_heap()
     if levers.is_enabled("freeze"):
         gc.freeze()
+    if levers.is_enabled("nursery"):
+        with contextlib.suppress(OSError):
+            _native.install_nursery()
 
 
 def _nothing() -> None:

@@ -142,3 +142,127 @@ def test_binding_at_the_start_does_not_show_in_the_environment(programs, given):
     """
     outcome = programs.run(source, environment={"LD_BIND_NOW": given})
     assert outcome.lines == [str(given), str(given), "0"]
+
+
+def test_a_nursery_saves_children_page_faults(faults):
+    assert faults() < faults("nursery") - 5
+
+
+ALLOCATE = """
+    def allocate():
+        kept = [[(i, str(i)), {i: float(i)}, bytes(i % 700)] for i in range(20000)]
+        for i, (pair, mapping, zeros) in enumerate(kept):
+            assert (pair, mapping, zeros) == ((i, str(i)), {i: float(i)}, bytes(i % 700))
+        grown = []
+        for i in range(600):
+            grown.append(bytearray())
+            for each in grown[-50:]:
+                each += b"x" * (i % 20)
+        return kept
+"""
+
+
+RUN_IN_CHILD = """
+    import fastfork
+    from task import task
+
+    if __name__ == "__main__":
+        process = fastfork.get_context(preload=["task"]).Process(target=task)
+        process.start()
+        process.join()
+        print(process.exitcode)
+"""
+
+
+@pytest.fixture
+def run_in_child(programs):
+    """Run `task()` of a module, which is preloaded, in a child; it has to succeed."""
+
+    def run_in_child(source, **environment):
+        programs.write("allocate.py", ALLOCATE)
+        programs.write("task.py", source)
+        assert programs.run(RUN_IN_CHILD, environment=environment).lines == ["0"]
+
+    return run_in_child
+
+
+@pytest.mark.parametrize("allocators", [None, "debug", "malloc", "pymalloc"])
+def test_children_allocate_with_whatever_allocators_python_has(run_in_child, allocators):
+    source = """
+        from allocate import allocate
+
+        def task():
+            for _ in range(3):
+                allocate()
+    """
+    run_in_child(source, PYTHONMALLOC=allocators)
+
+
+@pytest.mark.parametrize("starts", ["at the preload", "in the child"])
+def test_tracemalloc_works_in_children(run_in_child, starts):
+    source = f"""
+        import tracemalloc
+        from allocate import allocate
+
+        if {starts == "at the preload"}:
+            tracemalloc.start()
+
+        def task():
+            before = allocate()
+            tracemalloc.start()
+            during = allocate()
+            assert tracemalloc.get_traced_memory()[0] > 1_000_000
+            tracemalloc.stop()
+            del before, during
+            allocate()
+    """
+    run_in_child(source)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="interpreters share the GIL")
+def test_interpreters_with_a_gil_of_their_own_allocate_beside_each_other(run_in_child):
+    source = """
+        import threading
+        from allocate import allocate
+
+        try:
+            import _interpreters as interpreters
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+
+        def run_other():
+            code = "x = [[(i, str(i))] for i in range(2000)]; del x"
+            other = interpreters.create()
+            for _ in range(20):
+                interpreters.run_string(other, code)
+            interpreters.destroy(other)
+
+        def task():
+            threads = [threading.Thread(target=run_other) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            allocate()
+            for thread in threads:
+                thread.join()
+    """
+    run_in_child(source)
+
+
+def test_what_a_child_frees_is_free(run_in_child):
+    source = """
+        import os
+
+        def resident():
+            with open("/proc/self/statm") as stream:
+                return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        def task():
+            before = resident()
+            for _ in range(3):
+                kept = [(i, str(i)) for i in range(300_000)]
+                taken = resident() - before
+                assert taken > 20_000_000
+                del kept
+            assert resident() - before < taken / 4
+    """
+    run_in_child(source)
