@@ -563,6 +563,14 @@ static void part_from_spare(struct ff_server *server, struct ff_connection *conn
     connection->child_count++;
 }
 
+/* Its time to begin is over, unless it has done so at the last moment: then it is left alone. */
+static void give_up(struct ff_server *server, struct ff_connection *connection)
+{
+    ff_spare_refuse(connection->spare);
+    if (!settle(server, connection))
+        condemn(server, connection->spare);
+}
+
 /* Now and then, while some spare does not begin. */
 static void look_at_handed(struct ff_server *server)
 {
@@ -573,7 +581,7 @@ static void look_at_handed(struct ff_server *server)
         if (other->spare != NULL)
             settle(server, other);
         if (other->spare != NULL && ff_spare_is_stuck(other->spare))
-            condemn(server, other->spare);
+            give_up(server, other);
     }
 }
 

@@ -91,6 +91,16 @@ int ff_spare_has_begun(const struct ff_child *child)
     return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
 }
 
+/* Linux keeps what has arrived before, and others need not. */
+void ff_spare_refuse(const struct ff_child *child)
+{
+#ifdef __linux__
+    shutdown(child->spare_sock, SHUT_RD);
+#else
+    (void)child;
+#endif
+}
+
 bool ff_spare_is_stuck(const struct ff_child *child)
 {
     return ff_seconds_now() >= child->handed + 1e-3 * FF_HANDED_LIMIT_MS || look_at(child, WSTOPPED) == 1;

@@ -61,6 +61,9 @@ struct ff_child *ff_spares_hand_over(struct ff_spares *spares, const struct ff_f
  * cannot be told now. */
 int ff_spare_has_begun(const struct ff_child *child);
 
+/* Where the system can: it cannot begin from now on. Whether it has is still told, and no longer changes. */
+void ff_spare_refuse(const struct ff_child *child);
+
 /* Whether somebody has stopped one that has a request, or it has taken too much time to begin. */
 bool ff_spare_is_stuck(const struct ff_child *child);
 

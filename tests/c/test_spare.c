@@ -5,6 +5,7 @@
 
 #include <sys/prctl.h>
 
+#include "ff_fd.h"
 #include "ff_spare.h"
 #include "ff_surroundings.h"
 
@@ -580,6 +581,52 @@ static void test_surroundings(void)
     CHECK(!ff_surroundings_equal(&before, &after));
 }
 
+/* A spare that is asked to begin with an empty request, and its server's side. */
+static void open_asked(struct ff_child *child, struct ff_spare *spare)
+{
+    struct ff_frame request = ff_frame_make(FF_FRAME_FORK, 1, 0);
+    int ends[2];
+
+    CHECK_INT(ff_fd_socketpair(ends), 0);
+    *child = (struct ff_child){.spare_sock = ends[0]};
+    *spare = (struct ff_spare){.sock = ends[1]};
+    ff_reader_init(&spare->reader);
+    CHECK_INT(ff_msg_send(child->spare_sock, &request, sizeof request, NULL, 0), sizeof request);
+}
+
+static void close_asked(struct ff_child *child, struct ff_spare *spare)
+{
+    ff_reader_clear(&spare->reader);
+    CHECK_INT(close(child->spare_sock), 0);
+    CHECK_INT(close(spare->sock), 0);
+}
+
+#ifdef __linux__
+static void test_one_that_is_refused_does_not_begin(void)
+{
+    struct ff_child child;
+    struct ff_spare spare;
+
+    open_asked(&child, &spare);
+    ff_spare_refuse(&child);
+    CHECK_INT(ff_spare_receive(&spare, DEADLINE_MS), 0);
+    CHECK_INT(ff_spare_has_begun(&child), -EPIPE);
+    close_asked(&child, &spare);
+}
+#endif
+
+static void test_one_that_has_begun_is_not_refused(void)
+{
+    struct ff_child child;
+    struct ff_spare spare;
+
+    open_asked(&child, &spare);
+    CHECK_INT(ff_spare_receive(&spare, DEADLINE_MS), 1);
+    ff_spare_refuse(&child);
+    CHECK_INT(ff_spare_has_begun(&child), 1);
+    close_asked(&child, &spare);
+}
+
 static void test_no_spare(void)
 {
     struct ff_request request;
@@ -600,6 +647,10 @@ int main(void)
     RUN(test_pace);
     RUN(test_number_is_bounded);
     RUN(test_surroundings);
+#ifdef __linux__
+    RUN(test_one_that_is_refused_does_not_begin);
+#endif
+    RUN(test_one_that_has_begun_is_not_refused);
     RUN(test_no_spare);
     RUN(test_spares_serve);
     RUN(test_none_without_a_pace);
