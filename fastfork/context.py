@@ -232,7 +232,7 @@ def get_context(
     spares:
         How many processes the template may fork ahead of requests, at most 16. It does so while it has nothing else to
         do and processes are started more often than ten times a second; a start then waits for no fork. The default
-        is 0. Each takes some hundred KiB. They are no children of anybody yet, and hear of nothing but
+        is 2; 0 for none. Each takes some hundred KiB. They are no children of anybody yet, and hear of nothing but
         their request.
     spare_quiet:
         Seconds without a start after which these go again. The default is 1.

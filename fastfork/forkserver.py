@@ -105,7 +105,7 @@ class ForkServer:
         self.prepared: dict[str, Any] | None = None
         """The preparation data, less the name, that the running template has: requests need not repeat it."""
         self.max_children = 0
-        self.spares = 0
+        self.spares = 2
         self.spare_quiet = 1.0
         self.die_with_client = False
         self._launched: LaunchedTemplate | None = None

@@ -21,7 +21,7 @@ def spared():
     """Return the default context, whose template has spares and keeps them."""
     context = fastfork.get_context(spares=2, spare_quiet=600)
     yield context
-    fastfork.get_context(spares=0, spare_quiet=1)
+    fastfork.get_context(spares=2, spare_quiet=1)
 
 
 def warm(context):
@@ -46,13 +46,17 @@ def test_they_serve_and_their_exit_codes_are_right(spared):
     assert status.live_children == 0
 
 
-def test_none_unless_wanted(ctx):
-    for _ in range(QUICK):
-        process = ctx.Process(target=targets.nothing)
-        process.start()
-        process.join()
-    status = fastfork.server_status()
-    assert (status.spares, status.spare_starts) == (0, 0)
+def test_none_at_first_and_none_unless_wanted(ctx):
+    fastfork.get_context(spares=0)
+    try:
+        for _ in range(QUICK):
+            process = ctx.Process(target=targets.nothing)
+            process.start()
+            process.join()
+        status = fastfork.server_status()
+        assert (status.spares, status.spare_starts) == (0, 0)
+    finally:
+        fastfork.get_context(spares=2)
 
 
 def test_they_go_when_it_is_quiet(ctx):
@@ -65,7 +69,7 @@ def test_they_go_when_it_is_quiet(ctx):
         template = forkserver._forkserver._forkserver_pid
         wait_until(lambda: children_of(template) == [] and fastfork.server_status().spares == 0)
     finally:
-        fastfork.get_context(spares=0, spare_quiet=1)
+        fastfork.get_context(spare_quiet=1)
 
 
 def test_they_go_with_their_template(spared):
@@ -158,7 +162,7 @@ def test_hooks_run_once_in_each(programs):
             print(preloaded.forks == [os.getpid()], flush=True)
 
         if __name__ == "__main__":
-            context = fastfork.get_context(preload=["__main__", "preloaded"], spares=2)
+            context = fastfork.get_context(preload=["__main__", "preloaded"])
             for number in range(60):
                 process = context.Process(target=work)
                 process.start()
