@@ -104,8 +104,14 @@ struct ff_frame {
     uint16_t type; /* ff_frame_type */
     uint32_t id;   /* chosen by the client, returned in every answer */
     int32_t value; /* see ff_frame_type */
-    uint32_t payload_size;
-    uint32_t fd_count;
+    union {
+        uint32_t payload_size; /* bytes */
+        uint32_t cpu_ms;       /* of EXITED: the time that the child and those it has waited for took */
+    };
+    union {
+        uint32_t fd_count;
+        uint32_t peak_memory; /* of EXITED: the most that the child had resident, as getrusage(2) has it */
+    };
 };
 
 struct ff_server;

@@ -100,7 +100,7 @@ static int decode_status(int status)
 static bool reap_one(struct ff_children *children, struct ff_child *child)
 {
     int status;
-    pid_t pid = FF_RETRY_EINTR(waitpid(child->pid, &status, WNOHANG));
+    pid_t pid = FF_RETRY_EINTR(wait4(child->pid, &status, WNOHANG, &child->usage));
 
     if (pid < 0 && errno != ECHILD)
         children->is_suspicious = true; /* to be asked for again: its signal has come already */

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include "ff_tree.h"
@@ -23,6 +24,7 @@ struct ff_child {
     bool stream;                 /* held_fd also takes pid and exit code */
     bool is_dead;                /* and reaped: its pid may be another's */
     int exit_code;               /* then */
+    struct rusage usage;         /* likewise; zeros where somebody else has reaped it */
     struct ff_child *next;       /* in its bucket, then in a list of dead ones */
     bool dies_with_client;
     struct ff_tree tree;          /* how far it and those below it have been killed */

@@ -148,11 +148,19 @@ void ff_connection_post_exit(struct ff_connection *connection, struct ff_child *
     connection->last_dead = child;
 }
 
+static uint32_t cpu_ms(const struct rusage *usage)
+{
+    return (uint32_t)((usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1000 +
+                      (usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1000);
+}
+
 static void put_exit(struct ff_connection *connection)
 {
     struct ff_child *child = connection->dead;
     struct ff_frame frame = ff_frame_make(FF_FRAME_EXITED, child->request_id, child->exit_code);
 
+    frame.cpu_ms = cpu_ms(&child->usage);
+    frame.peak_memory = (uint32_t)child->usage.ru_maxrss;
     connection->dead = child->next;
     outbox_put(&connection->outbox, &frame, sizeof frame, -1);
     ff_child_free(child);

@@ -75,13 +75,22 @@ _FRAME = struct.Struct("=IHHIiIIi")
 
 
 class Frame:
-    """A frame from the server; `fd` is the descriptor that came along, or -1."""
+    """A frame from the server.
 
-    __slots__ = ("content", "fd", "id", "type", "value")
+    Attributes
+    ----------
+    fd:
+        The descriptor that came along, or -1.
+    cpu_ms, peak_memory:
+        Of an EXITED frame: the child's CPU time and the most that it had resident, as getrusage(2) has it.
+
+    """
+
+    __slots__ = ("content", "cpu_ms", "fd", "id", "peak_memory", "type", "value")
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        _, _, self.type, self.id, self.value, _, _, self.fd = _FRAME.unpack(content)
+        _, _, self.type, self.id, self.value, self.cpu_ms, self.peak_memory, self.fd = _FRAME.unpack(content)
 
 
 class Request:

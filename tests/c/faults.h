@@ -72,7 +72,8 @@ FAULTY(int, pipe, (int *ends), (ends), -1)
 FAULTY(int, pipe2, (int *ends, int flags), (ends, flags), -1)
 FAULTY(int, signalfd, (int fd, const sigset_t *mask, int flags), (fd, mask, flags), -1)
 FAULTY(int, waitid, (idtype_t type, id_t id, siginfo_t *info, int options), (type, id, info, options), -1)
-FAULTY(pid_t, waitpid, (pid_t pid, int *status, int options), (pid, status, options), -1)
+FAULTY(pid_t, wait4, (pid_t pid, int *status, int options, struct rusage *usage),
+       (pid, status, options, usage), -1)
 FAULTY(void *, mmap, (void *address, size_t size, int access, int flags, int fd, off_t offset),
        (address, size, access, flags, fd, offset), MAP_FAILED)
 FAULTY(int, madvise, (void *address, size_t size, int advice), (address, size, advice), -1)

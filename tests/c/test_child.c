@@ -76,6 +76,39 @@ static void test_exit_codes(void)
     }
 }
 
+/* A process that has touched `size` bytes of its own. */
+static pid_t fork_touching(size_t size)
+{
+    pid_t pid = fork();
+    char *memory;
+
+    CHECK(pid >= 0);
+    if (pid != 0)
+        return pid;
+    memory = malloc(size);
+    if (memory == NULL)
+        _exit(1);
+    for (size_t i = 0; i < size; i += 1024)
+        *(volatile char *)(memory + i) = 1;
+    _exit(0);
+}
+
+static void test_usage(void)
+{
+    struct ff_children children = {.count = 0};
+    const size_t size = (size_t)16 << 20;
+    pid_t pid = fork_touching(size);
+    struct ff_child *child;
+
+    add(&children, pid, 1);
+    await_zombie(pid);
+    child = ff_children_reap(&children);
+    CHECK(child != NULL);
+    CHECK_INT(child->exit_code, 0);
+    CHECK((size_t)child->usage.ru_maxrss >= size / 1024);
+    ff_child_free(child);
+}
+
 static void test_nobody_to_reap(void)
 {
     struct ff_children children = {.count = 0};
@@ -327,6 +360,7 @@ static void test_held_fds(void)
 int main(void)
 {
     RUN(test_exit_codes);
+    RUN(test_usage);
     RUN(test_nobody_to_reap);
     RUN(test_live_ones_stay);
     RUN(test_many_at_once);

@@ -460,6 +460,28 @@ static void post_exit(struct talk *talk, uint32_t id, int exit_code)
     ff_connection_flush(talk->connection);
 }
 
+static void test_usage_comes_with_the_exit(void)
+{
+    struct ff_frame frame;
+    struct ff_child *child;
+    struct talk talk;
+    int fd;
+
+    open_in(&talk, FF_CONNECTION_HEADER);
+    child = ff_child_new(talk.connection, 1);
+    CHECK(child != NULL);
+    child->usage.ru_utime = (struct timeval){.tv_sec = 1, .tv_usec = 2000};
+    child->usage.ru_stime = (struct timeval){.tv_sec = 2, .tv_usec = 999999};
+    child->usage.ru_maxrss = 5000;
+    ff_connection_post_exit(talk.connection, child);
+    ff_connection_flush(talk.connection);
+    CHECK_INT(ff_client_receive(talk.far, DEADLINE_MS, &frame, &fd), 1);
+    CHECK_INT(frame.type, FF_FRAME_EXITED);
+    CHECK_INT(frame.cpu_ms, 4001);
+    CHECK_INT(frame.peak_memory, 5000);
+    close_talk(&talk);
+}
+
 /* A child may die in the middle of the next request. */
 static void test_exits(void)
 {
@@ -773,6 +795,7 @@ int main(void)
     RUN(test_client_gone_while_closing);
     RUN(test_client_gone_before_answer);
     RUN(test_exits);
+    RUN(test_usage_comes_with_the_exit);
     RUN(test_exits_at_the_end);
     RUN(test_pidfd_travels);
     RUN(test_slow_reader);

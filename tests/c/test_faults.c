@@ -292,7 +292,7 @@ static const struct {
     {"pipe", false, {EMFILE, ENFILE}},
     {"signalfd", false, {EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS}},
     {"waitid", false, {EINTR, ENOSYS}},
-    {"waitpid", false, {EINTR, EINVAL}},
+    {"wait4", false, {EINTR, EINVAL}},
     {"mmap", false, {EACCES, EAGAIN, ENOMEM}},
     {"madvise", false, {EAGAIN, EINVAL, ENOMEM}},
     {"ftruncate", false, {EPERM, EINTR}},

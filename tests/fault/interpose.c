@@ -118,6 +118,8 @@ static const intptr_t FAILURE = -1; /* as a number or a pointer */
 
 INTERPOSE(pid_t, fork, (void), ())
 INTERPOSE(pid_t, waitpid, (pid_t pid, int *status, int options), (pid, status, options))
+INTERPOSE_AS("waitpid", pid_t, wait4, (pid_t pid, int *status, int options, struct rusage *usage),
+             (pid, status, options, usage))
 INTERPOSE(int, waitid, (idtype_t type, id_t id, siginfo_t *info, int options), (type, id, info, options))
 INTERPOSE(int, kill, (pid_t pid, int number), (pid, number))
 

@@ -1,7 +1,7 @@
 /* fake_system.h: the processes that a server believes it has, the memory that it shares with them, and its clock; to
  * be included by one file of a program.
  *
- * fork(), waitid(), waitpid(), kill(), ff_pidfd_open() and ff_tree_kill() are replaced at link time while the server
+ * fork(), waitid(), wait4(), kill(), ff_pidfd_open() and ff_tree_kill() are replaced at link time while the server
  * serves, so that a child costs nothing, lives and dies as the script wants, and no real process is
  * ever signalled. What the server may not do ends the run: wait for a process, or signal or reap one
  * that is not its own. Memory can be short in other calls.
@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -70,13 +71,13 @@ static struct fake_system {
 
 pid_t __real_fork(void);
 int __real_waitid(idtype_t type, id_t id, siginfo_t *info, int options);
-pid_t __real_waitpid(pid_t pid, int *status, int options);
+pid_t __real_wait4(pid_t pid, int *status, int options, struct rusage *usage);
 int __real_kill(pid_t pid, int number);
 int __real_ff_pidfd_open(int pid);
 int __real_clock_gettime(clockid_t clock, struct timespec *time);
 pid_t __wrap_fork(void);
 int __wrap_waitid(idtype_t type, id_t id, siginfo_t *info, int options);
-pid_t __wrap_waitpid(pid_t pid, int *status, int options);
+pid_t __wrap_wait4(pid_t pid, int *status, int options, struct rusage *usage);
 int __wrap_kill(pid_t pid, int number);
 int __wrap_ff_pidfd_open(int pid);
 bool __wrap_ff_tree_kill(struct ff_tree *tree);
@@ -204,12 +205,12 @@ int __wrap_waitid(idtype_t type, id_t id, siginfo_t *info, int options)
     return any ? 0 : -1;
 }
 
-pid_t __wrap_waitpid(pid_t pid, int *status, int options)
+pid_t __wrap_wait4(pid_t pid, int *status, int options, struct rusage *usage)
 {
     struct fake_child *child;
 
     if (!fake.serving)
-        return __real_waitpid(pid, status, options);
+        return __real_wait4(pid, status, options, usage);
     HOLDS(pid > 0);
     EQUAL(options, WNOHANG);
     child = fake_find(pid);
@@ -222,6 +223,7 @@ pid_t __wrap_waitpid(pid_t pid, int *status, int options)
         return 0;
     child->state = FAKE_REAPED;
     *status = child->status;
+    *usage = (struct rusage){0};
     return pid;
 }
 
