@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .context import FastForkContext, get_context, is_supported, register
 from .control import restart, server_status, stop
-from .errors import PreloadError
+from .errors import LeanCallError, PreloadError, ProcessDiedError
 from .installation import install, uninstall
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FastForkContext",
+    "LeanCallError",
     "PreloadError",
+    "ProcessDiedError",
     "ServerStatus",
     "__version__",
     "get_context",
@@ -36,8 +38,14 @@ register()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "lean":
+        return _import_module(".lean")
     if name == "ServerStatus":  # it brings typing along
-        from .status import ServerStatus
-
-        return ServerStatus
+        return _import_module(".status").ServerStatus
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import_module(name: str) -> Any:
+    from importlib import import_module
+
+    return import_module(name, __name__)

@@ -9,6 +9,7 @@ import pickle
 import sys
 from multiprocessing import process, resource_tracker, spawn, util
 
+from . import answering
 from .forkserver import _forkserver
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
@@ -25,6 +26,8 @@ calls multiprocessing's own and no other."""
 
 def run(request: Request, config: TemplateConfig) -> NoReturn:
     """Run the process that was asked for. Nothing unwinds past this: the process ends here."""
+    if answering.is_for(request.payload):
+        answering.run(request, config)
     try:
         _run(request, config)
     except BaseException:  # ^C at its very end, or an exit code that no C int holds

@@ -66,7 +66,13 @@ class Child:
     pid:
         Its process id.
     sentinel:
-        A descriptor that becomes readable when it ends: its pidfd, or a pipe where the kernel has no pidfds.
+        A descriptor that becomes readable when it ends: its pidfd, or a pipe where the kernel has no pidfds. -1 for one
+        that was posted for.
+    exit_code:
+        Negative for a signal; None until its end is known.
+    usage:
+        Its CPU time in milliseconds and the most that it had resident, as getrusage(2) has it; None where that is not
+        known.
 
     """
 
@@ -74,6 +80,7 @@ class Child:
         self.pid = pid
         self.sentinel = sentinel
         self.exit_code: int | None = None
+        self.usage: tuple[int, int] | None = None
         self._connection = connection
         self._is_pidfd = is_pidfd
         self._client_pid = os.getpid()
@@ -295,6 +302,8 @@ class Connection:
         self._pending: dict[int, int] = {}
         """Requests that are not answered, and the sentinels for their children."""
         self._abandoned: set[int] = set()
+        self._forgotten: set[int] = set()
+        self._is_reset = False  # its end has come with the last request, if not more, unread
         self._receiver = _native.Receiver()
         self._last_id = 0
         self._is_receiving = False
@@ -351,6 +360,68 @@ class Connection:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return child
 
+    def post(self, payload: bytes, fds: Sequence[int], flags: int = 0) -> int:
+        """Ask for a child as `start` does, and do not wait for the answer: the number of the request.
+
+        Raises `ServerGoneError` when it did not reach the server, `OSError` when it could not be sent.
+        """
+        request = _native.ForkRequest(flags, payload, fds)
+        try:
+            with self._lock:
+                if not self._is_receiving:
+                    self._take_all(0.0)  # a server that cannot get rid of its answers takes no requests
+                request_id = self._number(-1)
+                try:
+                    self._send(request, request_id)
+                except BaseException:
+                    self._abandon(request_id)
+                    raise
+                return request_id
+        finally:
+            self._close_if_over()
+
+    def answer_to(self, request_id: int) -> Child | OSError | None:
+        """Return the child that was posted for, or why there is none; None as long as the server has not said so."""
+        answer = self._answers.pop(request_id, None)
+        assert not isinstance(answer, int)
+        if answer is None and self._broken:
+            if self._is_reset and request_id == self._last_id:
+                return ServerGoneError(errno.ECONNRESET, "the fork server went away")
+            return BrokenPipeError(
+                errno.EPIPE, "the fork server died, and with it what became of the request"
+            )
+        return answer
+
+    def take_frames(self, timeout: float = 0.0) -> None:
+        """Take what the server has sent up to now; wait at most `timeout` seconds for the first of it.
+
+        Where another thread does so it is left to it.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if not self._broken and self._take_frame(timeout):
+                self._take_all(0.0)
+        except OSError:
+            if not self._broken:
+                raise
+        finally:
+            self._lock.release()
+            self._close_if_over()
+
+    def forget_request(self, request_id: int) -> None:
+        """Keep no answer to a request that was posted; a child that comes of it goes on."""
+        with self._lock:
+            if self._answers.pop(request_id, None) is None and request_id in self._pending:
+                self._forgotten.add(request_id)
+        self._close_if_over()
+
+    def abandon_request(self, request_id: int) -> None:
+        """Give up a request that was posted: a child that comes of it is ended."""
+        with self._lock:
+            self._abandon(request_id)
+        self._close_if_over()
+
     def status_page(self, timeout: float) -> int | None:
         """Return a descriptor of the server's status page; None while another thread waits for an answer.
 
@@ -367,15 +438,20 @@ class Connection:
         return fd
 
     def _request(self, request: Request, sentinel: int, timeout: float | None) -> Child | int:
-        request_id = next(self._ids) & 0xFFFFFFFF
-        self._pending[request_id] = sentinel
-        self._last_id = request_id
+        request_id = self._number(sentinel)
         try:
             self._send(request, request_id)
             return self._await_answer(request_id, timeout)
         except BaseException:
             self._abandon(request_id)
             raise
+
+    def _number(self, sentinel: int) -> int:
+        """Return the number of a request that is about to be sent."""
+        request_id = next(self._ids) & 0xFFFFFFFF
+        self._pending[request_id] = sentinel
+        self._last_id = request_id
+        return request_id
 
     def _send(self, request: Request, request_id: int) -> None:
         if self._broken:  # by whoever had the turn before this one
@@ -444,6 +520,7 @@ class Connection:
             return True
         except OSError:
             if self._receiver.error:  # else it passes, or is a signal handler's
+                self._is_reset = self._receiver.error == errno.ECONNRESET
                 self._break()
             raise
         if frame is None:
@@ -462,6 +539,7 @@ class Connection:
     def _take_exit(self, frame: _native.Frame) -> None:
         child = self._children.get(frame.id)
         if child is not None:
+            child.usage = frame.cpu_ms, frame.peak_memory
             child.exit_code = frame.value
             self._children.pop(frame.id, None)
 
@@ -481,6 +559,9 @@ class Connection:
             return  # it came in before them
         if frame.type == _native.FRAME_FAILED and sentinel >= 0:
             os.close(sentinel)
+        if frame.id in self._forgotten:
+            self._forgotten.discard(frame.id)
+            self._answers.pop(frame.id, None)
         if frame.id in self._abandoned:
             self._abandoned.discard(frame.id)
             _discard(self._answers.pop(frame.id))
@@ -555,6 +636,10 @@ class Connection:
             self._lock.release()
         if at_end is not None:
             at_end()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when the server has sent something; what that is may be another's."""
+        return self._sock
 
     def is_over(self) -> bool:
         """Whether it has ended: nothing comes from it any more."""

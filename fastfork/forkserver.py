@@ -242,6 +242,28 @@ class ForkServer:
 
         return self._request(fds, send)
 
+    def post(self, payload: bytes, fds: Sequence[int], flags: int) -> tuple[Connection, int]:
+        """Have a child forked as `start` does, and do not wait until it is there.
+
+        Parameters
+        ----------
+        payload:
+            What the child is to do, of a kind that `fastfork.child` knows.
+        fds:
+            Descriptors for the child, at most `MAXFDS_TO_SEND` and one: before the second, it gets what ties it to the
+            template and to the resource tracker.
+        flags:
+            ``ff_fork_flags``.
+
+        Returns the connection and the number of the request there. Raises as `connect_to_new_process`.
+
+        """
+
+        def send(to: Connection, alive_fd: int) -> tuple[Connection, int]:
+            return to, to.post(payload, [fds[0], alive_fd, _tracker_fd(), *fds[1:]], flags)
+
+        return self._request(fds[1:], send)
+
     def _start_with_stream(self, status_w: int, data_r: int, fds: Sequence[int]) -> None:
         def send(to: Connection, alive_fd: int) -> None:
             own_fds = [data_r, alive_fd, _tracker_fd(), *fds]

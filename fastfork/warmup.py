@@ -29,7 +29,7 @@ import weakref
 from multiprocessing import context as mp_context
 from multiprocessing import process, reduction, resource_tracker, spawn, util
 
-from . import _native, levers
+from . import _native, answering, levers
 from .context import get_context
 from .forkserver import _forkserver
 from .preparation import preparation_data
@@ -83,6 +83,7 @@ def _rehearse(serve: Callable[[Request, TemplateConfig], int], config: TemplateC
             serve(request, config)
             util._exit_function()  # type: ignore[attr-defined]
             vars(util)["_exiting"] = False
+        answering.rehearse(_REHEARSALS)
 
 
 def _is_only_thread() -> bool:
