@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from .context import FastForkContext, get_context, is_supported, register
 from .control import restart, server_status, stop
-from .errors import LeanCallError, PreloadError, ProcessDiedError
+from .errors import LeanCallError, PreloadError, ProcessDiedError, StartAllError
 from .installation import install, uninstall
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
     from typing import Any
 
+    from .batch import start_all
     from .status import ServerStatus
 
 __all__ = [
@@ -22,12 +23,14 @@ __all__ = [
     "PreloadError",
     "ProcessDiedError",
     "ServerStatus",
+    "StartAllError",
     "__version__",
     "get_context",
     "install",
     "is_supported",
     "restart",
     "server_status",
+    "start_all",
     "stop",
     "uninstall",
 ]
@@ -37,11 +40,15 @@ __version__ = "0.2.0"
 register()
 
 
+_LATER = {"ServerStatus": "status", "start_all": "batch"}
+"""Modules that not every program needs, by the names that come from them."""
+
+
 def __getattr__(name: str) -> Any:
     if name == "lean":
         return _import_module(".lean")
-    if name == "ServerStatus":  # it brings typing along
-        return _import_module(".status").ServerStatus
+    if name in _LATER:
+        return getattr(_import_module(f".{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

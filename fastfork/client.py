@@ -50,6 +50,9 @@ _INIT_DEADLINE = 10.0
 """Seconds that init may take to reap a child whose server is dead: it tells how the child ended then, if not before."""
 
 
+_MAX_POSTED = 65536
+"""Bytes of payload that are under way at once: the buffer of a socket takes more."""
+
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred`` of unix(7): pid, uid, gid."""
 
@@ -303,6 +306,8 @@ class Connection:
         """Requests that are not answered, and the sentinels for their children."""
         self._abandoned: set[int] = set()
         self._forgotten: set[int] = set()
+        self._posted: dict[int, int] = {}
+        """Requests that nobody waits for yet, and the sizes of their payloads."""
         self._is_reset = False  # its end has come with the last request, if not more, unread
         self._receiver = _native.Receiver()
         self._last_id = 0
@@ -350,9 +355,11 @@ class Connection:
             raise
         try:
             with self._lock:
-                child = self._request(request, sentinel, None)
+                return self._with_sentinel(self._request(request, sentinel, None))
         finally:
             self._close_if_over()
+
+    def _with_sentinel(self, child: Child | int) -> Child:
         assert isinstance(child, Child)
         if child.sentinel == _AWAITED_PIDFD:
             # It got lost for want of a descriptor, here or in the server: without it nobody could wait for the child.
@@ -366,17 +373,44 @@ class Connection:
         Raises `ServerGoneError` when it did not reach the server, `OSError` when it could not be sent.
         """
         request = _native.ForkRequest(flags, payload, fds)
+        sentinel = _AWAITED_PIDFD if flags & _native.FORK_PIDFD else -1
         try:
             with self._lock:
                 if not self._is_receiving:
-                    self._take_all(0.0)  # a server that cannot get rid of its answers takes no requests
-                request_id = self._number(-1)
+                    self._make_room(len(payload))
+                request_id = self._number(sentinel)
                 try:
                     self._send(request, request_id)
                 except BaseException:
                     self._abandon(request_id)
                     raise
+                self._posted[request_id] = len(payload)
                 return request_id
+        finally:
+            self._close_if_over()
+
+    def _make_room(self, size: int) -> None:
+        """Take what has come; wait until the server has taken so many requests that this one does not block.
+
+        A server that cannot get rid of its answers takes no requests: who then waits in a send waits for ever.
+        """
+        self._take_all(0.0)
+        self._forget_taken()
+        while self._posted and sum(self._posted.values()) + size > _MAX_POSTED and not self._broken:
+            self._take_frame(_RECHECK)
+            self._forget_taken()
+
+    def _forget_taken(self) -> None:
+        self._posted = {number: size for number, size in self._posted.items() if number in self._pending}
+
+    def await_posted(self, request_id: int) -> Child:
+        """Wait for the child that was posted for. Raises as `start`."""
+        try:
+            with self._lock:
+                return self._with_sentinel(self._await_answer(request_id, None))
+        except BaseException:
+            self.abandon_request(request_id)
+            raise
         finally:
             self._close_if_over()
 

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from .forkserver import ForkServer
@@ -98,15 +98,23 @@ class FastForkProcess(BaseProcess):
             super().start()
             _crowd = max(_SMALL_CROWD, len(children) + len(children) // _ASKED_PER_START)
             return
+        self._check_start()
+        self._be_started(self._Popen(self))
+
+    def _check_start(self) -> None:
+        """Raise for what `BaseProcess.start` raises for."""
         own: Any = self
         own._check_closed()
         assert own._popen is None, "cannot start a process twice"
         assert own._parent_pid == os.getpid(), "can only start a process object created by current process"
         assert not process.current_process().daemon, "daemonic processes are not allowed to have children"
-        own._popen = self._Popen(self)
-        own._sentinel = own._popen.sentinel
+
+    def _be_started(self, popen: Any) -> None:
+        own: Any = self
+        own._popen = popen
+        own._sentinel = popen.sentinel
         del own._target, own._args, own._kwargs  # they may refer to the process itself (bpo-30775)
-        children.add(self)
+        process._children.add(self)  # type: ignore[attr-defined]
 
     @classmethod
     def _Popen(cls, process_obj: FastForkProcess) -> Any:  # noqa: N802 - multiprocessing's name
@@ -166,6 +174,18 @@ class FastForkContext(context.BaseContext):
         _server(self.template).set_forkserver_preload(
             module_names, on_error=on_error, timeout=timeout, on_threads=on_threads
         )
+
+    def Pool(  # noqa: N802 - multiprocessing's name
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Any:
+        """Return a process pool, as `multiprocessing.Pool` does; its workers are started all at once."""
+        from .pool import Pool
+
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
     def __reduce__(self) -> tuple[Callable[[str | None], FastForkContext], tuple[str | None]]:
         # By name: the Process class of a named context cannot be pickled, and a child has a context of its own.

@@ -8,6 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .context import FastForkProcess
+
 
 class PreloadError(ConnectionError):
     """The template gave up before it served: a module could not be preloaded, took too long or left threads.
@@ -35,6 +37,24 @@ class PreloadError(ConnectionError):
 
     def __reduce__(self) -> tuple[Callable[..., PreloadError], tuple[str, str | None, str]]:
         return PreloadError, (self.reason, self.module, self.traceback)
+
+
+class StartAllError(RuntimeError):
+    """Some of the processes that `fastfork.start_all` was given could not be started; the others run.
+
+    Attributes
+    ----------
+    errors:
+        Why, by the process: what its ``start()`` would have raised.
+
+    """
+
+    def __init__(self, errors: dict[FastForkProcess, Exception], count: int) -> None:
+        first = next(iter(errors.values()))
+        super().__init__(
+            f"{len(errors)} of {count} processes could not be started, the first of them: {first!r}"
+        )
+        self.errors = errors
 
 
 class ProcessDiedError(RuntimeError):

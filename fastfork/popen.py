@@ -59,11 +59,16 @@ class Popen(popen_fork.Popen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj: Any) -> None:
+        self._note_death_with_client(process_obj)
+        self._launch_with(process_obj, self._pickle(process_obj))
+
+    def _note_death_with_client(self, process_obj: Any) -> None:
         if self._dies_with_client(process_obj):
             process_obj._die_with_client = True  # before it is pickled: then its own children do so too
-        payload = self._pickle(process_obj)
+
+    def _launch_with(self, process_obj: Any, payload: bytes) -> None:
         if len(payload) <= MAX_INLINE_PAYLOAD:
-            self._start(process_obj, payload, _parent_sentinel())
+            self._start(process_obj, payload, parent_sentinel())
             with self._ended_on_failure():
                 self.finalizer = util.Finalize(self, self._child.close)
         else:
@@ -153,7 +158,7 @@ _sentinel_ends: dict[int, tuple[int, int]] = {}
 """By process id, since a raw fork inherits them: read end and write end of the pipe that tells this process's end."""
 
 
-def _parent_sentinel() -> int:
+def parent_sentinel() -> int:
     """Return the read end of a pipe that ends when this process does; one pipe for all children."""
     pid = os.getpid()
     ends = _sentinel_ends.get(pid)

@@ -1,0 +1,119 @@
+"""Starting many processes at once: their requests are under way together, and the template forks without a pause."""
+
+from __future__ import annotations
+
+from multiprocessing import util
+
+from . import _native
+from .client import ServerGoneError
+from .context import FastForkProcess, _server
+from .errors import StartAllError
+from .popen import MAX_INLINE_PAYLOAD, Popen, parent_sentinel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from .client import Connection
+
+
+class _PostedPopen(Popen):
+    """A child that has been asked for: it is there once `complete` has returned."""
+
+    _posted: tuple[Connection, int] | None = None
+
+    def _launch(self, process_obj: Any) -> None:
+        self._note_death_with_client(process_obj)
+        payload = self._pickle(process_obj)
+        if len(payload) > MAX_INLINE_PAYLOAD or not _native.has_pidfds():
+            self._launch_with(process_obj, payload)
+            return
+        dies = _native.FORK_DIE_WITH_CLIENT if self._dies_with_client(process_obj) else 0
+        fds = [parent_sentinel(), *self._fds]
+        self._posted = self._server.post(payload, fds, _native.FORK_PIDFD | dies)
+
+    def complete(self, process_obj: Any) -> None:
+        """Wait for the child. Raises `OSError` if there is none."""
+        posted, self._posted = self._posted, None
+        if posted is None:
+            return
+        connection, request_id = posted
+        try:
+            self._child = connection.await_posted(request_id)
+        except ServerGoneError:  # the next template is asked
+            self._fds.clear()
+            super()._launch(process_obj)
+            return
+        with self._ended_on_failure():
+            self.finalizer = util.Finalize(self, self._child.close)
+        self.pid = self._child.pid
+        self.sentinel = self._child.sentinel
+
+    def abandon(self) -> None:
+        """Give it up: it is ended as soon as it is there."""
+        if self._posted is not None:
+            connection, request_id = self._posted
+            connection.abandon_request(request_id)
+
+
+def start_all(processes: Iterable[FastForkProcess]) -> None:
+    """Start processes of fastfork's contexts, all at once.
+
+    It does what a loop of ``process.start()`` does, but asks for all of them before it waits for the first one: the
+    template forks one after another without waiting for this process in between.
+
+    Parameters
+    ----------
+    processes:
+        Processes that have not been started; their contexts may differ.
+
+    Raises `TypeError`, and starts none, when one of them is no process of fastfork's. Raises `StartAllError` when some
+    of them could not be started: it tells which, and why; the others run.
+
+    """
+    listed = list(processes)
+    for process in listed:
+        if not isinstance(process, FastForkProcess):
+            raise TypeError(f"start_all() starts processes of fastfork's contexts, not {process!r}")
+    errors: dict[FastForkProcess, Exception] = {}
+    posted: dict[FastForkProcess, _PostedPopen] = {}
+    try:
+        for process in listed:
+            _post(process, posted, errors)
+        while posted:
+            process = next(iter(posted))
+            _complete(process, posted, errors)
+    except BaseException:  # a signal handler's
+        for popen in posted.values():
+            popen.abandon()
+        raise
+    if errors:
+        raise StartAllError(errors, len(listed)) from next(iter(errors.values()))
+
+
+def _post(
+    process: FastForkProcess,
+    posted: dict[FastForkProcess, _PostedPopen],
+    errors: dict[FastForkProcess, Exception],
+) -> None:
+    try:
+        process._check_start()
+        assert process not in posted, "cannot start a process twice"
+        posted[process] = _PostedPopen(process, _server(process._template))
+    except Exception as error:
+        errors[process] = error
+
+
+def _complete(
+    process: FastForkProcess,
+    posted: dict[FastForkProcess, _PostedPopen],
+    errors: dict[FastForkProcess, Exception],
+) -> None:
+    try:
+        posted[process].complete(process)
+    except Exception as error:
+        errors[process] = error
+    else:
+        process._be_started(posted[process])
+    del posted[process]
