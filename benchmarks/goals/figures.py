@@ -38,6 +38,7 @@ def _memory(title: str) -> Figure:
 FIGURES = {
     "start": _micro("start(); join() of a no-op, median"),
     "start-p99": _micro("start(); join() of a no-op, p99"),
+    "lean": _micro("lean call, median"),
     "rate": Figure("processes with 8 in flight", "/s"),
     "faults": Figure("page faults of a no-op child", "faults"),
     "arrival": _micro("start() called to first line, median"),

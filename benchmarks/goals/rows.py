@@ -86,6 +86,14 @@ GOALS = (
         aim=always(1.2),
     ),
     Goal(
+        "lean",
+        "a lean call, of the floor",
+        "starts",
+        Quotient(Term("lean", FASTFORK), Term("start", FLOOR)),
+        reach=always(1.4),
+        aim=always(1.15),
+    ),
+    Goal(
         "rate",
         "processes per second, 8 in flight, of fork's",
         "starts",

@@ -1,4 +1,4 @@
-"""Starts of no-ops: one after another, with eight in flight, and until the first line of a function is reached."""
+"""Starts of no-ops: in turn, with eight in flight, as lean calls, and until the first line of a function is reached."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from .. import report, runner
-from ..rivals import FLOOR
+from ..rivals import FASTFORK, FLOOR
 from .job import Job, clients_of
 
 if TYPE_CHECKING:
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 def measure(job: Job, found: Found) -> None:
-    """Find `start`, `start-p99`, `rate` and `faults`, and, where they are wanted, `arrival` and `arrival-p99`."""
+    """Find `start`, `start-p99`, `rate` and `faults`; where they are wanted `lean`, `arrival` and `arrival-p99` too."""
     with clients_of(job.rivals, []) as clients:
         if job.figures & {"start", "start-p99", "rate", "faults"}:
             _starts(job, clients, found)
+        if "lean" in job.figures:
+            _lean_calls(job, clients, found)
         if job.figures & {"arrival", "arrival-p99"}:
             _arrivals(job, clients, found)
 
@@ -37,6 +39,17 @@ def _starts(job: Job, clients: dict[str, Client], found: Found) -> None:
             found.put("rate", rival.name, figures.flight_rate)
         if figures.faults is not None:
             found.put("faults", rival.name, figures.faults)
+
+
+def _lean_calls(job: Job, clients: dict[str, Client], found: Found) -> None:
+    rivals = [rival for rival in job.rivals if rival.method == FASTFORK]
+    times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+    count = job.plan.per_slice(job.plan.starts)
+    job.progress.begin(job.plan.slices * len(rivals), "lean calls")
+    for rival in runner.by_turns(rivals, job.plan.slices, job.progress):
+        times[rival.name] += clients[rival.name].ask("lean_calls", count)
+    for name, samples in times.items():
+        found.put("lean", name, median(samples))
 
 
 def _arrivals(job: Job, clients: dict[str, Client], found: Found) -> None:

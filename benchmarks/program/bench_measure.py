@@ -73,6 +73,21 @@ class Client:
         self._check_answer()
         return times, elapsed
 
+    def lean_calls(self, count: int) -> list[float]:
+        """Have `count` processes answer by lean calls, one after another: the time of each."""
+        from fastfork import lean
+
+        def call(number: int) -> float:
+            data = number.to_bytes(8, "little")
+            begin = time.perf_counter()
+            answer = lean.call("bench_tasks:echo", data)
+            elapsed = time.perf_counter() - begin
+            if answer != data:
+                raise WrongResultError(f"a lean call returned {answer!r} instead of {data!r}")
+            return elapsed
+
+        return [call(number) for number in range(count)]
+
     def in_flight(self, count: int, width: int) -> float:
         """Run `count` no-ops, never more than `width` at once and never fewer while any remain."""
         running: dict[Any, BaseProcess] = {}
