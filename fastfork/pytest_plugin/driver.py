@@ -1,0 +1,197 @@
+"""A template as pytest's process sees it: what it has been told, what it has set up, and what is to be done next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import wire
+from .plan import Group, first_of, indices_of, own_fixtures
+
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+    from .durations import Durations
+    from .needs import Needs, Wide
+    from .plan import Unit
+
+
+class Action(NamedTuple):
+    """What a template is to do next."""
+
+    verb: str
+    unit: Unit = -1
+    names: tuple[str, ...] = ()
+    depth: int = 0
+    next_index: int = -1
+
+
+class Driver:
+    """Turns the units of a group into actions of its template.
+
+    Tests that need nothing new are begun in the best order, many at a time. What changes the template (setting up,
+    tearing down) waits until all before it have been begun, or have ended, as the case may be.
+    """
+
+    def __init__(self, group: Group, needs: Needs, durations: Durations, workers: int) -> None:
+        self.group = group
+        self.commands: socket.socket | None = None
+        self.parent: Driver | None = None
+        self.busy = 0
+        """Tests and inner templates that have not ended."""
+        self.failures = 0
+        """How often it has died without having got on."""
+        self.is_ending = False
+        self._needs = needs
+        self._durations = durations
+        self._workers = workers
+        self._units = list(group.units)
+        self._stage: list[Unit] = []
+        self._alive: dict[Any, Wide] = {}
+        self._nodes: list[Any] = []
+        self.holds = self._find_holds()
+
+    # Holds: the last test before some teardown is shown after it
+
+    def _find_holds(self) -> set[int]:
+        """Return the tests after which the template will tear something down, other than at its end."""
+        holds = set()
+        nodes: list[Any] = []
+        for unit in self._units:
+            first = first_of(unit)
+            chain = self._needs.chain(first)
+            if any(node not in chain for node in nodes):
+                holds.add(first - 1)
+                nodes = [node for node in nodes if node in chain]
+            if isinstance(unit, int):
+                depth = self._depth(unit)
+                nodes += [node for node in chain[self.group.depth + 1 : depth] if node not in nodes]
+        return holds
+
+    def _depth(self, index: int) -> int:
+        """Return how many nodes of a test's chain the template has to have set up."""
+        depths = [depth for depth in self._needs.depths(index) if depth >= self.group.depth]
+        return max(depths, default=self.group.depth) + 1
+
+    # What next
+
+    def next_action(self) -> Action | None:
+        """Return what is to be done next; None if that has to wait for what has been begun."""
+        if self._stage:
+            unit = self._stage[0]
+            return Action(wire.SPAWN if isinstance(unit, Group) else wire.RUN, unit)
+        if not self._units:
+            return None if self.busy or self.is_ending else self._end()
+        first = first_of(self._units[0])
+        if self._leaves(first):
+            return None if self.busy else Action(wire.LEAVE, first - 1, next_index=first)
+        action = self._prepare(self._units[0])
+        if action is not None:
+            return None if self.busy and self._conflicts(action) else action
+        self._open_stage()
+        return self.next_action()
+
+    def _end(self) -> Action:
+        return Action(wire.LEAVE if self._alive or self._nodes else wire.END, self.group.last)
+
+    def _leaves(self, index: int) -> bool:
+        chain = self._needs.chain(index)
+        return any(node not in chain for node in self._nodes)
+
+    def _prepare(self, unit: Unit) -> Action | None:
+        """Return what is to be set up before a unit; one test's needs at a time."""
+        limit = unit.depth if isinstance(unit, Group) else None
+        for index in indices_of(unit):
+            new = [w for w in own_fixtures(self._needs, self.group, index, limit) if not self._has(w)]
+            depth = self._depth(index) if limit is None else self.group.depth + 1
+            if limit is not None and new:
+                depth = max(w.depth for w in new) + 1
+            chain = self._needs.chain(index)[self.group.depth + 1 : depth]
+            if new or any(node not in self._nodes for node in chain):
+                return Action(wire.PREPARE, index, tuple(w.name for w in new), depth)
+        return None
+
+    def _has(self, wide: Wide) -> bool:
+        alive = self._alive.get(wide.definition)
+        return alive is not None and alive.parameter == wide.parameter
+
+    def _conflicts(self, action: Action) -> bool:
+        """Whether setting up ends another value of the same fixture, which tests may be using."""
+        assert isinstance(action.unit, int)
+        wanted = [w for w in self._needs.wide(action.unit) if w.name in action.names]
+        return any(w.definition in self._alive for w in wanted)
+
+    def _open_stage(self) -> None:
+        """Take all units that the template is ready for."""
+        count = 1
+        while count < len(self._units):
+            unit = self._units[count]
+            if self._leaves(first_of(unit)) or self._prepare(unit) is not None:
+                break
+            count += 1
+        self._stage = self._durations.in_order(self._units[:count], self._workers)
+        del self._units[:count]
+
+    # What has been done
+
+    def begin_unit(self) -> None:
+        """Note that the next test or inner template has been asked for."""
+        self._stage.pop(0)
+        self.busy += 1
+
+    def repeat(self, unit: Unit) -> None:
+        """Have a unit begun anew."""
+        self.busy -= 1
+        self._stage.insert(0, unit)
+
+    def note_prepared(self, action: Action) -> None:
+        """Note what the template has set up, or has tried to: a fixture that failed is not tried again."""
+        assert isinstance(action.unit, int)
+        for wide in self._needs.wide(action.unit):
+            if wide.name in action.names:
+                self._alive[wide.definition] = wide
+        chain = self._needs.chain(action.unit)[self.group.depth + 1 : action.depth]
+        self._nodes += [node for node in chain if node not in self._nodes]
+
+    def note_left(self, next_index: int) -> None:
+        """Note what the template has torn down."""
+        chain = self._needs.chain(next_index) if next_index >= 0 else []
+        if not chain:
+            self._alive.clear()
+        self._nodes = [node for node in self._nodes if node in chain]
+        self._alive = {
+            definition: wide
+            for definition, wide in self._alive.items()
+            if wide.depth <= self.group.depth + len(self._nodes)
+        }
+
+    def skip(self, index: int) -> None:
+        """Leave out a test: it has been reported already."""
+        self._units = [unit for unit in self._units if unit != index]
+        self._stage = [unit for unit in self._stage if unit != index]
+
+    def rest(self) -> list[int]:
+        """Return the tests that have not been begun."""
+        return [index for unit in (*self._stage, *self._units) for index in indices_of(unit)]
+
+    def forget_template(self) -> None:
+        """Begin anew with another template, and with what has not been begun yet."""
+        self._units = self._stage + self._units
+        self._units.sort(key=first_of)
+        self._stage = []
+        self._alive.clear()
+        self._nodes.clear()
+        self.busy = 0
+        self.is_ending = False
+        if self.commands is not None:
+            self.commands.close()
+            self.commands = None
+
+    def abandon(self) -> None:
+        """Begin nothing more."""
+        self._units.clear()
+        self._stage.clear()
+
+    def add(self, index: int) -> None:
+        """Have a test done at last."""
+        self._units.append(index)

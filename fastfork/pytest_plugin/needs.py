@@ -1,0 +1,133 @@
+"""Which wide fixtures tests need, and at which node of the collection tree each of them lives."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from . import internals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from .settings import Settings
+
+_MARKER = "fastfork_per_test"
+
+
+class Wide(NamedTuple):
+    """A fixture of more than a test's scope, as one test needs it."""
+
+    name: str
+    definition: Any
+    """pytest's definition of it."""
+    depth: int
+    """Where in the chain of nodes, from the session to the test, it lives."""
+    parameter: object
+    """What it is parametrised with, by number; two of the same definition with others cannot be alive together."""
+
+    def is_harmless(self) -> bool:
+        """Whether it is one of pytest's own, whose set-up no test can tell."""
+        return str(self.definition.func.__module__).startswith("_pytest.")
+
+
+class Needs:
+    """What the tests of a session need, each looked at once."""
+
+    def __init__(self, items: Sequence[pytest.Item], settings: Settings) -> None:
+        self._items = items
+        self._settings = settings
+        self._known: dict[int, tuple[Wide, ...]] = {}
+        self._set_up: dict[pytest.Collector, bool] = {}
+        self._chains: dict[int, list[Any]] = {}
+
+    def chain(self, index: int) -> list[Any]:
+        """Return the nodes from the session to a test."""
+        if index not in self._chains:
+            self._chains[index] = self._items[index].listchain()
+        return self._chains[index]
+
+    def wide(self, index: int) -> tuple[Wide, ...]:
+        """Return the wide fixtures that a template can set up for a test, in the order in which it asks for them."""
+        if index not in self._known:
+            self._known[index] = tuple(self._find(index))
+        return self._known[index]
+
+    def depths(self, index: int) -> set[int]:
+        """Return at which depths of its chain a test needs something set up."""
+        if self._settings.per_test:
+            return set()
+        depths = {wide.depth for wide in self.wide(index)}
+        for depth, node in enumerate(self.chain(index)[1:-1], 1):
+            if node not in self._set_up:
+                self._set_up[node] = internals.has_set_up(node)
+            if self._set_up[node]:
+                depths.add(depth)
+        return depths
+
+    def _find(self, index: int) -> list[Wide]:
+        item = self._items[index]
+        definitions = {} if self._settings.per_test else internals.static_definitions(item)
+        excluded = self._excluded(item)
+        if excluded is None or not definitions:
+            return []
+        per_test = _PerTest(definitions, excluded)
+        found = []
+        for name in getattr(item, "fixturenames", ()):
+            if not definitions.get(name):
+                continue
+            depth = self._depth(index, name, definitions[name][-1])
+            if depth is not None and not per_test(name):
+                parameter = internals.parameter_of(item, name)
+                found.append(Wide(name, definitions[name][-1], depth, parameter))
+        if all(internals.is_plain_parameter(wide.definition) for wide in found) or internals.is_skipped(item):
+            return []
+        return found
+
+    def _excluded(self, item: pytest.Item) -> frozenset[str] | None:
+        """Return the names of the fixtures that are kept per test; None for all of them."""
+        names = set(self._settings.per_test_names)
+        for marker in item.iter_markers(_MARKER):
+            if not marker.args:
+                return None
+            names.update(marker.args)
+        return frozenset(names)
+
+    def _depth(self, index: int, name: str, definition: Any) -> int | None:
+        """Return where a fixture lives; None if it is set up for each test."""
+        item = self._items[index]
+        scope = internals.scope_of(item, name, definition)
+        if scope == "session":
+            return 0
+        node: Any = None
+        if scope == "package":
+            node = internals.package_of(item, definition)
+        elif scope in ("module", "class"):
+            node = item.getparent(pytest.Module if scope == "module" else pytest.Class)
+        chain = self.chain(index)
+        return chain.index(node) if node in chain else None
+
+
+class _PerTest:
+    """Whether a fixture is set up per test: because it is to be, it is asynchronous, or it needs one that is."""
+
+    def __init__(self, definitions: dict[str, Sequence[Any]], excluded: frozenset[str]) -> None:
+        self._definitions = definitions
+        self._known: dict[str, bool] = dict.fromkeys(excluded, True)
+
+    def __call__(self, name: str) -> bool:
+        if name not in self._known:
+            self._known[name] = False  # a fixture that overrides another one needs its own name
+            self._known[name] = any(
+                _is_asynchronous(definition.func) or any(map(self, definition.argnames))
+                for definition in self._definitions.get(name, ())
+            )
+        return self._known[name]
+
+
+def _is_asynchronous(function: Callable[..., object]) -> bool:
+    """Whether a fixture runs in an event loop, which a fork cannot share."""
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)

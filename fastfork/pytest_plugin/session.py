@@ -1,0 +1,58 @@
+"""The hooks by which pytest runs its tests on fastfork."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .settings import Settings
+from .supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from .records import Results
+
+_PLAIN_OPTIONS = ("collectonly", "setuponly", "setupplan", "setupshow")
+"""Options of pytest with which it is to show something, not to run."""
+
+
+def activate(config: pytest.Config) -> None:
+    """Have the tests of a session run on fastfork."""
+    if any(config.getoption(name, False) for name in _PLAIN_OPTIONS):
+        return
+    config.pluginmanager.register(FastForkPlugin(config), "fastfork-session")
+
+
+class FastForkPlugin:
+    """Runs the tests of a session, in place of pytest's own loop."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._settings = Settings(config)
+        self._results: Results | None = None
+
+    def pytest_report_header(self) -> str:
+        """Say how many tests run at a time."""
+        workers = self._settings.workers
+        return f"fastfork: a fresh process per test, {workers} at a time"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Run all tests; where pytest-xdist distributes them, that is for its workers."""
+        if self._settings.in_worker or session.config.pluginmanager.hasplugin("dsession"):
+            return None
+        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+            plural = "s" if session.testsfailed != 1 else ""
+            raise session.Interrupted(f"{session.testsfailed} error{plural} during collection")
+        if session.items:
+            supervisor = Supervisor(session, self._settings)
+            self._results = supervisor.results
+            supervisor.run()
+        return True
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """List what tests have left behind."""
+        leftovers = self._results.leftovers if self._results is not None else []
+        if leftovers:
+            terminalreporter.section("leftovers of tests")
+            for nodeid, what in leftovers:
+                terminalreporter.line(f"{nodeid}: {what}")
