@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from _pytest.capture import CaptureManager
+from _pytest.fixtures import FuncFixtureInfo
 from _pytest.logging import LogCaptureHandler, LoggingPlugin, catching_logs
 from _pytest.outcomes import OutcomeException
 from _pytest.python import Package
@@ -388,3 +389,40 @@ def expect_failure(item: pytest.Item, report: pytest.TestReport, error: BaseExce
 
 def _matches(error: BaseException | None, raises: Any) -> bool:
     return raises.matches(error) if hasattr(raises, "matches") else isinstance(error, raises)
+
+
+def make_rehearsal(session: pytest.Session) -> pytest.Function:
+    """Make a test that does nothing, needs nothing, and is known to pytest's own plugins alone."""
+    manager = session.config.pluginmanager
+    others = [plugin for plugin in manager.get_plugins() if not _is_builtin(plugin)]
+
+    class Hooks:
+        def __getattr__(self, name: str) -> Any:
+            caller = manager.subset_hook_caller(name, others)
+            setattr(self, name, caller)
+            return caller
+
+    class Rehearsal(pytest.Function):
+        ihook = Hooks()  # type: ignore[assignment]
+
+    return Rehearsal.from_parent(
+        session,
+        name="rehearsal",
+        callobj=_do_nothing,
+        fixtureinfo=FuncFixtureInfo((), (), [], {}),
+    )
+
+
+def _is_builtin(plugin: object) -> bool:
+    module = getattr(plugin, "__name__", None) or type(plugin).__module__
+    return str(module).startswith(("_pytest.", "fastfork."))
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def run_protocol(item: pytest.Item) -> None:
+    """Run a test as pytest's loop does."""
+    hooks = item.ihook if item.name == "rehearsal" and item.parent is item.session else item.config.hook
+    hooks.pytest_runtest_protocol(item=item, nextitem=None)

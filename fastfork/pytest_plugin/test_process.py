@@ -50,6 +50,13 @@ def _be_a_process(run: Run, slot: Slot) -> None:
         gc.enable()
 
 
+def rehearse(run: Run, slot: Slot) -> None:
+    """Run the only test of a run that is none: what is left behind is for the caller to undo."""
+    internals.redirect(run.captured, slot)
+    internals.disown(run.session)
+    _Test(run, 0, slot).run()
+
+
 class _Test:
     def __init__(self, run: Run, index: int, slot: Slot) -> None:
         self._run = run
@@ -85,7 +92,7 @@ class _Test:
         if prepared is not None:
             prepared.tell_in_set_up(self._item)
         try:
-            self._item.config.hook.pytest_runtest_protocol(item=self._item, nextitem=None)
+            internals.run_protocol(self._item)
         except pytest.exit.Exception as error:
             self._stop("exit", error.msg, error.returncode)
         except KeyboardInterrupt:

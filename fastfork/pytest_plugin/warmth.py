@@ -1,4 +1,9 @@
-"""Preparing the memory of a template, so that test processes write to as few of its pages as can be."""
+"""Preparing the memory of a template, so that test processes write to as few of its pages as can be.
+
+The levers are those of `fastfork.warmup`, under the same names, for `FASTFORK_DISABLE`: the way of a test process is
+gone some times in the template before the first fork (rehearse), so that caches and specialised bytecode are there; and
+what the template holds is no longer counted (immortal). The heap is frozen always.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,15 @@ import os
 
 from fastfork import _native
 
+from . import internals, test_process
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .run import Run
 
 _WORTH_IT = 10
 """Tests from which on it pays."""
+_REHEARSALS = 20
 
 
 def warm_up(run: Run) -> None:
@@ -21,7 +29,32 @@ def warm_up(run: Run) -> None:
     disabled = os.environ.get("FASTFORK_DISABLE", "").split(",")
     if len(run.items) < _WORTH_IT:
         return
+    if "rehearse" not in disabled:
+        _rehearse(run)
     gc.collect()
     if "immortal" not in disabled:
         with contextlib.suppress(OSError):
             _native.immortalize_heap()
+
+
+def _rehearse(run: Run) -> None:
+    """Run a test that does nothing, with pytest's own plugins alone: what others do is for real tests."""
+    item = internals.make_rehearsal(run.session)
+    slot = run.slots[0]
+    items, send, hook = run.items, run.send, run.reporter.journal
+    run.items = [item]
+    run.send = _nowhere  # type: ignore[method-assign]
+    internals.redirect(run.captured, slot)
+    try:
+        for _ in range(_REHEARSALS):
+            test_process.rehearse(run, slot)
+            slot.clear()
+    finally:
+        run.items = items
+        run.send = send  # type: ignore[method-assign]
+        run.reporter.journal = hook
+        run.reporter.failed = False
+
+
+def _nowhere(_note: bytes) -> None:
+    pass
