@@ -49,6 +49,7 @@ class Driver:
         self._stage: list[Unit] = []
         self._alive: dict[Any, Wide] = {}
         self._nodes: list[Any] = []
+        self._awaits_more = False
         self.holds = self._find_holds()
 
     # Holds: the last test before some teardown is shown after it
@@ -81,7 +82,7 @@ class Driver:
             unit = self._stage[0]
             return Action(wire.SPAWN if isinstance(unit, Group) else wire.RUN, unit)
         if not self._units:
-            return None if self.busy or self.is_ending else self._end()
+            return None if self.busy or self.is_ending or self._awaits_more else self._end()
         first = first_of(self._units[0])
         if self._leaves(first):
             return None if self.busy else Action(wire.LEAVE, first - 1, next_index=first)
@@ -187,8 +188,17 @@ class Driver:
             self.commands.close()
             self.commands = None
 
+    def await_more(self) -> None:
+        """Have tests come one by one, by `add`, until `abandon`."""
+        self._awaits_more = True
+
+    def would_leave(self, index: int) -> bool:
+        """Whether there is something to be torn down before a test; -1: before the end."""
+        return self._leaves(index) if index >= 0 else bool(self._alive or self._nodes)
+
     def abandon(self) -> None:
         """Begin nothing more."""
+        self._awaits_more = False
         self._units.clear()
         self._stage.clear()
 

@@ -59,6 +59,8 @@ class Results:
         self._records = [Record() for _ in run.items]
         self.next = 0
         """The test whose results are the next to be shown."""
+        self.ends_session = True
+        """Whether enough failures end the session here; in workers of pytest-xdist they do elsewhere."""
         self.leftovers: list[tuple[str, str]] = []
 
     def __getitem__(self, index: int) -> Record:
@@ -113,7 +115,7 @@ class Results:
             text = wire.read_all(fd).decode(errors="replace")
             if text:
                 sections.append((f"Captured {name} {when}", text))
-        traceback = wire.read_all(slot.crash).decode(errors="replace")
+        traceback = _without_machinery(wire.read_all(slot.crash).decode(errors="replace"))
         self.fail(index, when, f"{reason}\n\n{traceback}" if traceback else reason, sections, seconds)
 
     def fail(
@@ -195,7 +197,7 @@ class Results:
         for position, report in enumerate(reports, 1):
             if position == len(reports) and report.when == "teardown":
                 session = self._run.session
-                if session.shouldfail or session.shouldstop:
+                if self.ends_session and (session.shouldfail or session.shouldstop):
                     self._close(index)
                 yield from self._with_teardowns(record, report)
             else:
@@ -271,6 +273,8 @@ class Results:
             session.shouldstop = text
         if how == "shouldfail" and not session.shouldfail:
             session.shouldfail = text
+        if not self.ends_session:
+            return
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:
@@ -305,3 +309,20 @@ def _join_sections(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> 
     for title, text in other:
         joined[title] = joined.get(title, "") + text
     return list(joined.items())
+
+
+def _without_machinery(traceback: str) -> str:
+    """Leave out of a traceback what pytest and its plugins have done to call the test, as pytest does elsewhere."""
+    kept: list[str] = []
+    below_test = False
+    for line in traceback.splitlines():
+        is_frame = line.startswith("  File ")
+        below_test = below_test and is_frame
+        if is_frame and line.endswith(" in run_protocol") and "pytest_plugin" in line:
+            below_test = True
+        if not below_test and not (is_frame and any(part in line for part in _MACHINERY)):
+            kept.append(line)
+    return "\n".join(kept)
+
+
+_MACHINERY = (f"{os.sep}_pytest{os.sep}", f"{os.sep}pluggy{os.sep}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from . import test_process
 from .settings import Settings
 from .supervisor import Supervisor
 
@@ -29,6 +30,8 @@ class FastForkPlugin:
     def __init__(self, config: pytest.Config) -> None:
         self._settings = Settings(config)
         self._results: Results | None = None
+        self._supervisor: Supervisor | None = None
+        self._indices: dict[pytest.Item, int] = {}
 
     def pytest_report_header(self) -> str:
         """Say how many tests run at a time."""
@@ -48,6 +51,24 @@ class FastForkPlugin:
             self._results = supervisor.results
             supervisor.run()
         return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Run one test, in a worker of pytest-xdist; elsewhere this is called in test processes alone."""
+        if not self._settings.in_worker or test_process.is_one():
+            return None
+        if self._supervisor is None:
+            self._supervisor = Supervisor(item.session, self._settings)
+            self._indices = {item: index for index, item in enumerate(item.session.items)}
+        next_index = -1 if nextitem is None else self._indices[nextitem]
+        self._supervisor.run_one(self._indices[item], next_index)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """End what lives in a worker of pytest-xdist."""
+        if self._supervisor is not None:
+            self._supervisor.finish()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """List what tests have left behind."""

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import internals, system, template, wire
-from .driver import Driver
+from .driver import Action, Driver
 from .durations import Durations
 from .needs import Needs
 from .plan import Group, Planner
@@ -20,9 +20,10 @@ from .records import Results, how_it_ended
 from .run import Run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import pytest
 
-    from .driver import Action
     from .settings import Settings
     from .slot import Slot
 
@@ -94,7 +95,7 @@ class Supervisor:
                 self._step()
 
     @contextlib.contextmanager
-    def _lifetime(self) -> object:
+    def _lifetime(self) -> Iterator[None]:
         """Have nothing be left at the end, whatever that is."""
         system.adopt_orphans()
         try:
@@ -123,15 +124,34 @@ class Supervisor:
         shown = self.results.show_next()
         self._receive(block=not shown)
 
-    def run_one(self, index: int, next_index: int) -> None:
-        """Run one test, and tear down what the next one does not need: for who runs tests one by one.
+    # One test at a time, for pytest-xdist's workers
 
-        -1 for no next test.
-        """
+    def run_one(self, index: int, next_index: int) -> None:
+        """Run one test, show its results, and tear down what the next one does not need. -1: there is no next one."""
         if not self._drivers:
-            self._add_driver(Group(0, 0, 0, len(self._run.items) - 1))
+            self._add_driver(Group(0, 0, 0, len(self._run.items) - 1)).await_more()
+            self.results.ends_session = False
             system.adopt_orphans()
-        raise NotImplementedError(index, next_index)
+        driver = self._drivers[0]
+        self.results.next = self._caution = index
+        driver.add(index)
+        self._step_while(lambda: not self.results[index].complete or bool(driver.busy))
+        if driver.would_leave(next_index):
+            self._begin_last(driver, index, next_index)
+            self._step_while(lambda: bool(driver.busy))
+        self.results.show_next()
+
+    def _step_while(self, condition: Callable[[], bool]) -> None:
+        while condition():
+            self._dispatch()
+            self._receive(block=True)
+
+    def finish(self) -> None:
+        """End all that `run_one` has begun."""
+        if self._drivers:
+            self._close(-1)
+            system.adopt_orphans(False)
+        self._run.close()
 
     # Dispatching
 
@@ -367,9 +387,9 @@ class Supervisor:
             driver.note_prepared(task.action)
             return
         driver.note_left(task.action.next_index)
-        if task.action.next_index < 0:
+        if driver.is_ending:
             self._end_template(driver)
-        else:
+        elif self.results[task.index].holds:
             self.results[task.index].holds -= 1
 
     def _test_not_forked(self, note: wire.Note) -> None:
@@ -460,7 +480,7 @@ class Supervisor:
             self.results.fail(
                 task.index, "teardown", task.reason or f"The process in which fixtures were torn down {how}.", []
             )
-        if task.action.next_index >= 0:
+        if task.action.next_index >= 0 and record.holds:
             record.holds -= 1
 
     def _give_up(self, driver: Driver, reason: str) -> None:
@@ -533,16 +553,17 @@ class Supervisor:
             for driver in sorted(self._drivers.values(), key=lambda driver: -driver.group.depth):
                 if driver.commands is not None and self._free:
                     action = driver.next_action()
-                    if action is not None:
-                        self._begin(driver) if action.verb == wire.END else self._begin_last(driver, action, index)
+                    if action is not None and action.verb == wire.END:
+                        self._end_template(driver)
+                    elif action is not None:
+                        self._begin_last(driver, index if index >= 0 else driver.group.last)
             self._receive(block=True)
 
-    def _begin_last(self, driver: Driver, action: Action, index: int) -> None:
-        """Have a template tear down everything."""
-        at = index if index >= 0 else driver.group.last
-        driver.is_ending = True
-        message = wire.command(wire.LEAVE, at, self._free[-1].number, -1)
-        self._begin_task(driver, action._replace(unit=at), message)
+    def _begin_last(self, driver: Driver, index: int, next_index: int = -1) -> None:
+        """Have a template tear down what a test does not need; by default all, as it is to end."""
+        driver.is_ending = next_index < 0
+        message = wire.command(wire.LEAVE, index, self._free[-1].number, next_index)
+        self._begin_task(driver, Action(wire.LEAVE, index, next_index=next_index), message)
         driver.busy += 1
 
     def _kill_root(self) -> None:

@@ -89,6 +89,7 @@ class Template:
 
     def _settle(self) -> None:
         """Become a template: what the process that forked this one has set up, is that one's to tear down."""
+        test_process.become_one()
         internals.disown(self._run.session)
         system.adopt_orphans()
         signal.signal(signal.SIGINT, signal.SIG_IGN)

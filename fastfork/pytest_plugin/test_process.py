@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from .slot import Slot
 
 
+_is_one = False
+
+
+def is_one() -> bool:
+    """Whether this is the process of a test, or of its template."""
+    return _is_one
+
+
+def become_one() -> None:
+    """Note that this is no longer pytest's own process."""
+    global _is_one
+    _is_one = True
+
+
 def start(run: Run, index: int, slot: Slot) -> NoReturn:
     """Run a test, in the process just forked for it. Nothing unwinds past this."""
     try:
