@@ -1,0 +1,114 @@
+"""Small projects whose tests are run by pytest, plain and with fastfork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import xml.etree.ElementTree as ET
+
+import pytest
+
+DEADLINE = 60
+PLAIN = ("-p", "no:randomly", "-p", "no:cacheprovider")
+
+
+class Outcome:
+    """What a run has printed, its exit code, and its JUnit report."""
+
+    def __init__(self, code, out, xml, log):
+        self.code = code
+        self.out = out
+        self.log = log
+        self.cases = list(ET.parse(xml).iter("testcase")) if xml.exists() else []
+
+    def results(self):
+        """Return each case: its name, outcome, message, properties and what was captured, in order."""
+        return [
+            (
+                case.get("classname"),
+                case.get("name"),
+                [(child.tag, child.get("message"), _text(child)) for child in case],
+            )
+            for case in self.cases
+        ]
+
+    def failures(self):
+        """Return the name and the text of each case that failed."""
+        return {
+            case.get("name"): "".join(child.text or "" for child in case if child.tag in ("failure", "error"))
+            for case in self.cases
+            if case.find("failure") is not None or case.find("error") is not None
+        }
+
+
+def _text(element):
+    properties = [(p.get("name"), p.get("value")) for p in element]
+    return properties or (element.text or "")
+
+
+class Project:
+    """A folder of tests; `log` in its conftest appends a line to a file that all processes share."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._runs = 0
+        self.write("pytest.ini", "[pytest]\njunit_logging = all\njunit_family = xunit2\n")
+        self.write(
+            "journal.py",
+            """
+            import os
+
+            def log(*words):
+                with open(os.environ["PROJECT_LOG"], "a") as file:
+                    print(*words, file=file)
+            """,
+        )
+
+    def write(self, name, text):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def command(self, *arguments):
+        return [sys.executable, "-m", "pytest", *PLAIN, *arguments]
+
+    def environment(self, log, **variables):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+        return {**kept, "PYTHONPATH": str(self.folder), "PROJECT_LOG": str(log), "COLUMNS": "100", **variables}
+
+    def run(self, *arguments, **variables):
+        self._runs += 1
+        xml, log = (self.folder / f"{self._runs}.{kind}" for kind in ("xml", "log"))
+        log.touch()
+        done = subprocess.run(
+            self.command(f"--junitxml={xml}", *arguments),
+            cwd=self.folder,
+            env=self.environment(log, **variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, xml, log.read_text().splitlines())
+
+    def compare(self, *arguments, workers=(1, 3)):
+        """Run the tests plainly and with fastfork; the reports are the same. Return the runs with fastfork."""
+        plain = self.run(*arguments)
+        runs = [self.run(f"--fastfork={number}", *arguments) for number in workers]
+        for run in runs:
+            assert run.results() == plain.results(), run.out
+            assert run.code == plain.code, run.out
+        assert plain.cases
+        return (plain, *runs)
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return Project(folder)

@@ -1,0 +1,222 @@
+"""Whatever a test does to its process, it is one failed test, and no other one notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from support.processes import wait_until
+
+AROUND = """
+    import ctypes, os, signal, sys, time, threading, pytest
+    def test_before(): pass
+    def test_it():
+        print("printed before")
+        {}
+    def test_after(): pass
+"""
+
+
+def one_failure(project, statement, *arguments):
+    project.write("test_it.py", AROUND.format(statement))
+    for workers in (1, 2):
+        run = project.run(f"--fastfork={workers}", *arguments)
+        assert "1 failed, 2 passed" in run.out, run.out
+        assert run.code == 1
+        (name,) = run.failures()
+        assert name == "test_it"
+    return run
+
+
+@pytest.mark.parametrize(
+    ("statement", "how"),
+    [
+        ("os.abort()", "killed by SIGABRT"),
+        ("ctypes.string_at(0)", "killed by SIGSEGV"),
+        ("os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("os._exit(0)", "exited with code 0"),
+        ("os._exit(3)", "exited with code 3"),
+        ("os.killpg(os.getpgrp(), 15)", "killed by SIGTERM"),
+    ],
+)
+def test_death(project, statement, how):
+    run = one_failure(project, statement)
+    assert how in run.failures()["test_it"]
+    assert "printed before" in run.out
+    assert "printed before" in (run.folder if hasattr(run, "folder") else run.out)
+
+
+def test_traceback_of_a_crash(project):
+    run = one_failure(project, "ctypes.string_at(0)")
+    text = run.failures()["test_it"]
+    assert "Segmentation fault" in text
+    assert "in test_it" in text
+    assert "pluggy" not in text
+
+
+def test_out_of_memory(project):
+    one_failure(
+        project,
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32)); x = bytearray(1 << 40)",
+    )
+
+
+def test_death_in_a_fixture_and_of_its_template(project):
+    project.write(
+        "test_it.py",
+        """
+        import os, pytest
+        @pytest.fixture(scope="module")
+        def deadly(): os.abort()
+        @pytest.fixture(scope="module")
+        def late():
+            yield
+            os.abort()
+        @pytest.fixture
+        def narrow(): os._exit(0)
+        def test_a(): pass
+        def test_b(deadly): pass
+        def test_c(deadly): pass
+        def test_d(): pass
+        def test_e(narrow): pass
+        def test_f(late): pass
+        def test_g(): pass
+        """,
+    )
+    for workers in (1, 2):
+        run = project.run(f"--fastfork={workers}")
+        assert len(run.cases) >= 7, run.out
+        failures = run.failures()
+        assert set(failures) == {"test_b", "test_c", "test_e", "test_g"}, run.out
+        assert "SIGABRT" in failures["test_b"]
+
+
+@pytest.mark.parametrize("victim", ["os.getppid()", "0"])
+def test_killing_others(project, victim):
+    project.write(
+        "test_it.py",
+        f"""
+        import os, pytest
+        @pytest.fixture(scope="module", autouse=True)
+        def module(): pass
+        def test_a(): pass
+        def test_b(): os.kill({victim}, 9)
+        def test_c(): pass
+        def test_d(): pass
+        """,
+    )
+    run = project.run("--fastfork=1")
+    assert len(run.cases) == 4, run.out
+    assert set(run.failures()) == {"test_b"}, run.out
+
+
+def test_a_fork_that_returns_into_pytest(project):
+    project.write(
+        "test_it.py",
+        """
+        import os
+        def test_a(): os.fork()
+        def test_b(): assert os.fork() or False
+        def test_c(): pass
+        """,
+    )
+    run = project.run("--fastfork=2")
+    assert len(run.cases) == 3, run.out
+
+
+def test_expected_crash(project):
+    project.write(
+        "test_it.py",
+        """
+        import os, pytest
+        @pytest.mark.xfail
+        def test_a(): os.abort()
+        """,
+    )
+    run = project.run("--fastfork")
+    assert "1 xfailed" in run.out
+
+
+def test_hanging(project):
+    run = one_failure(project, "threading.Thread(target=time.sleep, args=(99,), name='t').start(); time.sleep(99)", "--fastfork-timeout=1")
+    text = run.failures()["test_it"]
+    assert "longer than 1 s (--fastfork-timeout)" in text
+    assert text.count("most recent call first") >= 2
+    assert "in test_it" in text
+
+
+def test_hanging_fixture(project):
+    project.write(
+        "test_it.py",
+        """
+        import time, pytest
+        @pytest.fixture(scope="module")
+        def slow(): time.sleep(99)
+        def test_a(): pass
+        def test_b(slow): pass
+        def test_c(): pass
+        """,
+    )
+    run = project.run("--fastfork=1", "-o", "fastfork_timeout=1")
+    assert set(run.failures()) == {"test_b"}, run.out
+    assert "in slow" in run.failures()["test_b"]
+
+
+def test_leftovers(project):
+    project.write(
+        "test_it.py",
+        """
+        import os, subprocess, sys, threading, time
+        from journal import log
+        def test_process():
+            log(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"], start_new_session=True).pid)
+        def test_thread(): threading.Thread(target=time.sleep, args=(99,), name="lasting").start()
+        def test_descriptor(): os.open(os.devnull, os.O_RDONLY)
+        def test_clean(): pass
+        """,
+    )
+    run = project.run("--fastfork=2", "--fastfork-leftovers")
+    assert run.code == 0, run.out
+    assert "test_process: process" in run.out
+    assert "test_thread: thread lasting" in run.out
+    assert "test_descriptor: descriptor" in run.out
+    assert "test_clean:" not in run.out
+    assert not os.path.exists(f"/proc/{run.log[0]}")
+
+
+def test_interrupt(project):
+    project.write(
+        "test_it.py",
+        """
+        import time, pytest
+        from journal import log
+        @pytest.fixture(scope="module")
+        def module():
+            yield
+            log("torn down")
+        def test_a(module): log("a")
+        def test_b(): log("b"); time.sleep(99)
+        def test_c(): log("c"); time.sleep(99)
+        """,
+    )
+    log = project.folder / "log"
+    process = subprocess.Popen(
+        project.command("--fastfork=2"),
+        cwd=project.folder,
+        env=project.environment(log),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: log.exists() and {"b", "c"} <= set(log.read_text().split()))
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 2
+    assert "KeyboardInterrupt" in out
+    assert "1 passed" in out
+    assert "torn down" in log.read_text()
