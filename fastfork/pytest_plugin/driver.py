@@ -52,6 +52,10 @@ class Driver:
         self._awaits_more = False
         self.holds = self._find_holds()
 
+    def and_outer(self) -> list[Driver]:
+        """Return this one, and those whose templates its own descends from."""
+        return [self, *(self.parent.and_outer() if self.parent is not None else ())]
+
     # Holds: the last test before some teardown is shown after it
 
     def _find_holds(self) -> set[int]:

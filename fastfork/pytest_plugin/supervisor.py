@@ -163,11 +163,15 @@ class Supervisor:
             self._let_go()
 
     def _by_preference(self) -> list[Driver]:
-        """Return the drivers with a template: inner ones first, so that few templates live at a time."""
+        """Return the drivers with a template: inner ones first, so that few templates live at a time.
+
+        With one worker the innermost one alone: what comes after its tests waits until it has ended.
+        """
         if not self._root_pid and self._drivers[0].rest():
             self._start_root()
         serving = [driver for driver in self._drivers.values() if driver.commands is not None]
-        return sorted(serving, key=lambda driver: -driver.group.depth)
+        serving.sort(key=lambda driver: -driver.group.depth)
+        return serving if self._settings.workers > 1 else serving[:1]
 
     def _let_go(self) -> None:
         """Let test processes that have been forked ahead run."""
@@ -214,8 +218,9 @@ class Supervisor:
     def _begin_group(self, driver: Driver, action: Action) -> bool:
         group = action.unit
         assert isinstance(group, Group)
-        templates = sum(other.commands is not None for other in self._drivers.values()) - 1
-        if templates >= self._settings.workers or not self._is_calm(driver):
+        outer = driver.and_outer()
+        others = sum(other.commands is not None and other not in outer for other in self._drivers.values())
+        if others >= self._settings.workers or not self._is_calm():
             return False
         inner = self._drivers[group.number]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -227,7 +232,7 @@ class Supervisor:
         driver.begin_unit()
         return True
 
-    def _is_calm(self, driver: Driver) -> bool:
+    def _is_calm(self) -> bool:
         """With one worker, whether all before has ended: then no two fixtures or tests are active at a time."""
         return self._settings.workers > 1 or not any(not task.ended for task in self._tasks.values())
 

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-DEADLINE = 60
+DEADLINE = 30
 PLAIN = ("-p", "no:randomly", "-p", "no:cacheprovider")
 
 
