@@ -118,7 +118,7 @@ class Driver:
 
     def _has(self, wide: Wide) -> bool:
         alive = self._alive.get(wide.definition)
-        return alive is not None and alive.parameter == wide.parameter
+        return alive is not None and alive.serves(wide)
 
     def _conflicts(self, action: Action) -> bool:
         """Whether setting up ends another value of the same fixture, which tests may be using."""

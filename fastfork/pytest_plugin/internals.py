@@ -59,11 +59,24 @@ def scope_of(item: pytest.Item, name: str, definition: Any) -> str:
     return value
 
 
-def parameter_of(item: pytest.Item, name: str) -> int | None:
-    """Return the number of the parameter with which a test asks for a fixture."""
+def parameter_of(item: pytest.Item, name: str) -> object:
+    """Return the parameter with which a test asks for a fixture; None without."""
     callspec = getattr(item, "callspec", None)
-    index: int | None = getattr(callspec, "indices", {}).get(name)
-    return index
+    return getattr(callspec, "params", {}).get(name)
+
+
+def is_same_parameter(one: object, other: object) -> bool:
+    """Whether a fixture with one parameter serves a test that asks for another: as FixtureDef.execute() sees it."""
+    try:
+        return one is other or bool(one == other)
+    except (ValueError, RuntimeError):
+        return False
+
+
+def forget_fixture(definition: Any) -> None:
+    """Have a fixture be as if it had never been set up, without tearing it down."""
+    definition.cached_result = None
+    definition._finalizers.clear()
 
 
 def is_plain_parameter(definition: Any) -> bool:
@@ -307,15 +320,29 @@ def create_base_temp(config: pytest.Config) -> None:
         factory.getbasetemp()
 
 
-def count_failed_subtest(config: pytest.Config, report: pytest.TestReport) -> None:
-    """Have pytest know in this process of a subtest that has failed in another one."""
-    if not report.failed or type(report).__name__ != "SubtestReport":
-        return
+def failed_subtests(item: pytest.Item) -> int:
+    """Return how many subtests of a test have failed in this process, as far as pytest counts them."""
+    counts = _subtest_counts(item.config)
+    return counts[_subtest_key(item)] if counts is not None else 0
+
+
+def add_failed_subtests(item: pytest.Item, count: int) -> None:
+    """Have pytest know in this process of subtests that have failed in another one."""
+    counts = _subtest_counts(item.config)
+    if counts is not None:
+        counts[_subtest_key(item)] += count
+
+
+def _subtest_counts(config: pytest.Config) -> Any:
     try:
         from _pytest.subtests import failed_subtests_key
     except ImportError:  # pytest 8, and the plugin of that name
-        return
-    config.stash[failed_subtests_key][getattr(report, "id", report.nodeid)] += 1
+        return None
+    return config.stash.get(failed_subtests_key, None)
+
+
+def _subtest_key(item: pytest.Item) -> Any:
+    return getattr(item, "id", item.nodeid)
 
 
 # JUnit's XML

@@ -27,7 +27,11 @@ class Wide(NamedTuple):
     depth: int
     """Where in the chain of nodes, from the session to the test, it lives."""
     parameter: object
-    """What it is parametrised with, by number; two of the same definition with others cannot be alive together."""
+    """What it is parametrised with; one definition cannot be alive with two of them."""
+
+    def serves(self, other: Wide) -> bool:
+        """Whether this, once set up, is what another test needs."""
+        return internals.is_same_parameter(self.parameter, other.parameter)
 
     def is_harmless(self) -> bool:
         """Whether it is one of pytest's own, whose set-up no test can tell."""
@@ -55,6 +59,16 @@ class Needs:
         if index not in self._known:
             self._known[index] = tuple(self._find(index))
         return self._known[index]
+
+    def kept_by_marker(self, index: int) -> list[Any]:
+        """Return the definitions of the fixtures that a marker has a test set up itself."""
+        item = self._items[index]
+        if item.get_closest_marker(_MARKER) is None:
+            return []
+        definitions = internals.static_definitions(item)
+        excluded = self._excluded(item)
+        per_test = _PerTest(definitions, frozenset(definitions) if excluded is None else excluded)
+        return [definition for name in definitions if per_test(name) for definition in definitions[name]]
 
     def depths(self, index: int) -> set[int]:
         """Return at which depths of its chain a test needs something set up."""

@@ -114,7 +114,7 @@ class Planner:
                 known = outer.get(wide.definition) or alive.get(wide.definition)
                 if known is None and wide.is_harmless():
                     continue
-                if known is None or known.parameter != wide.parameter:
+                if known is None or not known.serves(wide):
                     return False
         return True
 

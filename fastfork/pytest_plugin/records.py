@@ -181,8 +181,8 @@ class Results:
             self._warn(item, warning)
         for extras in record.extras:
             internals.add_junit_extras(self._config, item.nodeid, extras)
+            internals.add_failed_subtests(item, extras.get("subtests", 0))
         for report in self._reports(index):
-            internals.count_failed_subtest(self._config, report)
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 

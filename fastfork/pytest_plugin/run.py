@@ -8,6 +8,7 @@ import signal
 import socket
 
 from . import internals
+from .needs import Needs
 from .slot import Slot, high
 from .test_process import Reporter
 
@@ -28,6 +29,7 @@ class Run:
         self.config = session.config
         self.items: Sequence[pytest.Item] = session.items
         self.settings = settings
+        self.needs = Needs(self.items, settings)
         self.slots = [Slot(number) for number in range(slots)]
         self.crash_fd = high(os.open(os.devnull, os.O_RDWR))
         self.captured = internals.captured_descriptors(self.config)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from . import internals, system, template, wire
 from .driver import Action, Driver
 from .durations import Durations
-from .needs import Needs
 from .plan import Group, Planner
 from .records import Results, how_it_ended
 from .run import Run
@@ -67,7 +66,7 @@ class Supervisor:
         internals.create_base_temp(session.config)
         self._settings = settings
         self._run = Run(session, settings, 2 * settings.workers + 2)
-        self._needs = Needs(session.items, settings)
+        self._needs = self._run.needs
         self._durations = Durations(session.config, session.items)
         self.results = Results(self._run, self._close)
         self._free = list(reversed(self._run.slots))

@@ -90,6 +90,9 @@ class _Test:
         if not self._journal.is_mine():
             return
         extras = internals.junit_extras(self._run.config, self._item.nodeid, suite_properties)
+        subtests = internals.failed_subtests(self._item)
+        if subtests:
+            extras["subtests"] = subtests
         if extras:
             self._journal.add(wire.EXTRAS, extras)
         if before is not None:
@@ -102,6 +105,8 @@ class _Test:
 
     def _run_protocol(self) -> None:
         session = self._run.session
+        for definition in self._run.needs.kept_by_marker(self._index):
+            internals.forget_fixture(definition)
         prepared = self._run.prepared.get(self._index)
         if prepared is not None:
             prepared.tell_in_set_up(self._item)

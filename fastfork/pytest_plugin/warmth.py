@@ -14,6 +14,7 @@ import os
 from fastfork import _native
 
 from . import internals, test_process
+from .needs import Needs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def _rehearse(run: Run) -> None:
     """Run a test that does nothing, with pytest's own plugins alone: what others do is for real tests."""
     item = internals.make_rehearsal(run.session)
     slot = run.slots[0]
-    items, send, hook = run.items, run.send, run.reporter.journal
+    items, needs, send, journal = run.items, run.needs, run.send, run.reporter.journal
     run.items = [item]
+    run.needs = Needs(run.items, run.settings)
     run.send = _nowhere  # type: ignore[method-assign]
     internals.redirect(run.captured, slot)
     try:
@@ -51,8 +53,9 @@ def _rehearse(run: Run) -> None:
             slot.clear()
     finally:
         run.items = items
+        run.needs = needs
         run.send = send  # type: ignore[method-assign]
-        run.reporter.journal = hook
+        run.reporter.journal = journal
         run.reporter.failed = False
 
 

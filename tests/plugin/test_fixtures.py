@@ -185,7 +185,7 @@ def test_errors_are_on_the_right_tests(project):
         """,
     )
     plain, *_ = project.compare()
-    assert len(plain.failures()) == 6
+    assert len(plain.failures()) == 5
 
 
 def test_addfinalizer_xunit_and_unittest(project):
@@ -226,13 +226,27 @@ def test_addfinalizer_xunit_and_unittest(project):
             def test_d(self): self.skipTest("why not")
             @unittest.expectedFailure
             def test_e(self): self.fail()
-            def test_f(self):
-                with self.subTest("s"): self.fail("in a subtest")
         """,
     )
     plain, one, many = project.compare()
     assert one.log == plain.log
     assert sorted(many.log) == sorted(plain.log)
+
+
+def test_subtests_of_unittest(project):
+    project.write(
+        "test_it.py",
+        """
+        import unittest
+
+        class Case(unittest.TestCase):
+            def test_it(self):
+                for n in range(4):
+                    with self.subTest("s", n=n): self.assertTrue(n % 2)
+        """,
+    )
+    # Plain pytest prints its progress into what it captures there.
+    project.compare("-o", "junit_logging=no")
 
 
 def test_skipped_tests_set_nothing_up(project):
