@@ -107,7 +107,7 @@ class Driver:
         """Return what is to be set up before a unit; one test's needs at a time."""
         limit = unit.depth if isinstance(unit, Group) else None
         for index in indices_of(unit):
-            new = [w for w in own_fixtures(self._needs, self.group, index, limit) if not self._has(w)]
+            new = self._new(own_fixtures(self._needs, self.group, index, limit))
             depth = self._depth(index) if limit is None else self.group.depth + 1
             if limit is not None and new:
                 depth = max(w.depth for w in new) + 1
@@ -115,6 +115,23 @@ class Driver:
             if new or any(node not in self._nodes for node in chain):
                 return Action(wire.PREPARE, index, tuple(w.name for w in new), depth)
         return None
+
+    def _new(self, wanted: list[Wide]) -> list[Wide]:
+        """Return those of a test's fixtures that are not there, or will not be once those it changes have been."""
+        new = [wide for wide in wanted if not self._has(wide)]
+        lost = self._lost(new)
+        return [wide for wide in wanted if wide in new or wide.definition in lost] if lost else new
+
+    def _lost(self, new: list[Wide]) -> set[Any]:
+        """Return the definitions that are torn down when others are set up with another parameter."""
+        lost = {wide.definition for wide in new if wide.definition in self._alive}
+        names = {definition.argname for definition in lost}
+        count = -1
+        while names and count != len(lost):
+            count = len(lost)
+            lost.update(d for d in self._alive if not names.isdisjoint(d.argnames))
+            names.update(definition.argname for definition in lost)
+        return lost
 
     def _has(self, wide: Wide) -> bool:
         alive = self._alive.get(wide.definition)
@@ -152,9 +169,10 @@ class Driver:
     def note_prepared(self, action: Action) -> None:
         """Note what the template has set up, or has tried to: a fixture that failed is not tried again."""
         assert isinstance(action.unit, int)
-        for wide in self._needs.wide(action.unit):
-            if wide.name in action.names:
-                self._alive[wide.definition] = wide
+        new = [wide for wide in self._needs.wide(action.unit) if wide.name in action.names]
+        for definition in self._lost(new):
+            del self._alive[definition]
+        self._alive.update({wide.definition: wide for wide in new})
         chain = self._needs.chain(action.unit)[self.group.depth + 1 : action.depth]
         self._nodes += [node for node in chain if node not in self._nodes]
 

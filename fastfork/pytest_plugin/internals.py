@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest._code.code import TerminalRepr
 from _pytest.capture import CaptureManager
 from _pytest.fixtures import FuncFixtureInfo
 from _pytest.logging import LogCaptureHandler, LoggingPlugin, catching_logs
@@ -311,6 +312,36 @@ def silence_reporting(config: pytest.Config) -> None:
         for implementation in caller.get_hookimpls():
             if implementation.plugin not in keep:
                 caller._remove_plugin(implementation.plugin)
+
+
+_RENDERED = "$fastfork_rendered"
+
+
+def serialise(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
+    """Serialise a report as pytest does, and note where that has made a text of what was none."""
+    data: dict[str, Any] = config.hook.pytest_report_to_serializable(config=config, report=report)
+    if isinstance(data.get("longrepr"), str) and not isinstance(report.longrepr, str):
+        data[_RENDERED] = True
+    return data
+
+
+def deserialise(config: pytest.Config, data: dict[str, Any]) -> pytest.TestReport:
+    """Read a report that `serialise` has written."""
+    rendered = data.pop(_RENDERED, False)
+    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
+    if rendered:
+        report.longrepr = _Rendered(str(report.longrepr))
+    return report
+
+
+class _Rendered(TerminalRepr):
+    """An error that has become its text: the summary does not quote it, as it does with texts."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def toterminal(self, tw: Any) -> None:
+        tw.line(self._text)
 
 
 def create_base_temp(config: pytest.Config) -> None:

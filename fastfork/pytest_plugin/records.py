@@ -189,7 +189,7 @@ class Results:
     def _reports(self, index: int) -> Any:
         """Generate the reports of a test; those of its end only after the others have been shown."""
         record = self._records[index]
-        reports = [self._load(data) for data in record.reports]
+        reports = [internals.deserialise(self._config, data) for data in record.reports]
         if record.crash is not None:
             reports += self._around_crash(index, record.crash, [report.when for report in reports])
         if reports and record.set_up_seconds:
@@ -202,12 +202,6 @@ class Results:
                 yield from self._with_teardowns(record, report)
             else:
                 yield report
-
-    def _load(self, data: dict[str, Any]) -> pytest.TestReport:
-        report: pytest.TestReport = self._config.hook.pytest_report_from_serializable(
-            config=self._config, data=data
-        )
-        return report
 
     def _around_crash(
         self, index: int, crash: pytest.TestReport, phases: list[str | None]
@@ -229,7 +223,7 @@ class Results:
         """Return the report of a test's teardown with what its template has torn down after it."""
         reports = [report]
         for data in record.teardowns:
-            other = self._load(data)
+            other = internals.deserialise(self._config, data)
             last = reports[-1]
             if last.failed and other.failed:
                 reports.append(other)

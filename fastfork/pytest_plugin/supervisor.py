@@ -77,6 +77,7 @@ class Supervisor:
         self._poll.register(self._run.notes, select.POLLIN)
         self._caution = 0
         self._is_closing = False
+        self._repeated: set[int] = set()
         self._own_children = set(system.child_pids())
 
     # The whole run
@@ -99,8 +100,9 @@ class Supervisor:
         system.adopt_orphans()
         try:
             yield
-        except KeyboardInterrupt:
-            self._interrupt()
+        except KeyboardInterrupt as error:
+            if not isinstance(error, self._run.session.Interrupted):
+                self._interrupt()
             raise
         finally:
             self._close(-1)
@@ -362,7 +364,7 @@ class Supervisor:
 
     def _test_exited(self, note: wire.Note) -> None:
         task = self._tasks[note.slot]
-        if not task.ended:
+        if not task.ended and not self._is_closing:
             reason = task.reason or f"The test's process {how_it_ended(note.value)} before the test had ended."
             self._crash(task, reason)
         if self._settings.reports_leftovers:
@@ -463,7 +465,7 @@ class Supervisor:
             self._give_up(driver, f"The process for its fixtures {how}, {_TRIES} times over.")
 
     def _lose(self, task: Task, how: str) -> None:
-        if task.is_test and not task.is_going:
+        if task.is_test and not task.ended and not task.reason and self._may_repeat(task):
             task.driver.repeat(task.index)
             task.driver.busy += 1
         elif not task.ended and task.action.verb == wire.LEAVE:
@@ -476,6 +478,13 @@ class Supervisor:
             task.driver.skip(task.index)
             self._crash(task, reason)
         self._free_slot(task)
+
+    def _may_repeat(self, task: Task) -> bool:
+        """Whether a test that its template has taken along is run again: once, as it may be what has killed that."""
+        may = not task.is_going or task.index not in self._repeated
+        if task.is_going:
+            self._repeated.add(task.index)
+        return may
 
     def _lose_teardown(self, task: Task, how: str) -> None:
         """Report that a template has died while it tore down, on the test before."""

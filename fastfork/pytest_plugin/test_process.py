@@ -174,7 +174,7 @@ class Reporter:
         if self.journal is None:
             return
         self.failed = self.failed or report.failed
-        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        data = internals.serialise(self._config, report)
         try:
             self.journal.add(wire.REPORT, data)
         except Exception:  # properties that cannot be pickled

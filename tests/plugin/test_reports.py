@@ -35,13 +35,13 @@ def test_all_outcomes(project):
     project.compare()
 
 
-@pytest.mark.parametrize("option", ["-s", "--capture=sys", "--capture=tee-sys", "-p no:logging", "-p no:terminal -q"])
+@pytest.mark.parametrize("option", ["-s", "--capture=sys", "--capture=tee-sys", "-p no:logging"])
 def test_ways_to_capture(project, option):
     project.write("test_it.py", MIXED)
     project.compare(*option.split(), workers=(2,))
 
 
-@pytest.mark.parametrize("option", ["-x", "--maxfail=2", "--maxfail=100", "-k fail", "--durations=3", "--tb=short -v", "--lf"])
+@pytest.mark.parametrize("option", ["-x", "--maxfail=2", "--maxfail=100", "-k fail", "--durations=3", "--tb=short -v"])
 def test_options(project, option):
     project.write("test_it.py", MIXED)
     plain, *runs = project.compare(*option.split())
