@@ -315,6 +315,7 @@ def silence_reporting(config: pytest.Config) -> None:
 
 
 _RENDERED = "$fastfork_rendered"
+_SUBTEST = "_subtest.context"
 
 
 def serialise(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
@@ -329,6 +330,8 @@ def deserialise(config: pytest.Config, data: dict[str, Any]) -> pytest.TestRepor
     """Read a report that `serialise` has written."""
     rendered = data.pop(_RENDERED, False)
     report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
+    if _SUBTEST in data:  # reading it has quoted what is quoted already
+        object.__setattr__(report.context, "kwargs", data[_SUBTEST]["kwargs"])
     if rendered:
         report.longrepr = _Rendered(str(report.longrepr))
     return report
