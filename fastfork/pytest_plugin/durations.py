@@ -60,4 +60,4 @@ class Durations:
 
     def _of_group(self, group: Group, workers: int) -> float:
         seconds = [self._of(index) for index in group.indices()]
-        return max(max(seconds), sum(seconds) / workers)
+        return max(*seconds, sum(seconds) / workers)

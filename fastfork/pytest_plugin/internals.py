@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from _pytest._code.code import TerminalRepr
-from _pytest.capture import CaptureManager
 from _pytest.fixtures import FuncFixtureInfo
 from _pytest.logging import LogCaptureHandler, LoggingPlugin, catching_logs
 from _pytest.outcomes import OutcomeException
@@ -24,6 +23,8 @@ from _pytest.warnings import catch_warnings_for_item
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
+
+    from _pytest.capture import CaptureManager
 
     from .slot import Slot
 
@@ -261,7 +262,9 @@ class Prepared:
         for stream, text in zip((sys.stdout, sys.stderr), self.output):
             if text:
                 stream.write(text)
-        handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, LogCaptureHandler)]
+        handlers = [
+            handler for handler in logging.getLogger().handlers if isinstance(handler, LogCaptureHandler)
+        ]
         for record in self.records:
             for handler in handlers:
                 handler.handle(record)

@@ -7,14 +7,16 @@ be set up, or be changed to another parameter, in the midst of the run, the oute
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING, Union
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Union
+    from collections.abc import Iterable
     from typing import Any
 
     from .needs import Needs, Wide
 
-    Unit = Union[int, "Group"]
+Unit = Union[int, "Group"]
+"""A test, by its index, or a group."""
 
 
 class Group:

@@ -259,20 +259,24 @@ class Results:
         how, text, returncode = stop or ("", "", None)
         if how == "exit":
             raise pytest.exit.Exception(text, returncode)
-        if how == "interrupt":
-            raise KeyboardInterrupt(text)
-        if how == "error":
-            raise RuntimeError(text)
+        if how in _ENDS:
+            raise _ENDS[how](text)
         if how == "shouldstop" and not session.shouldstop:
             session.shouldstop = text
         if how == "shouldfail" and not session.shouldfail:
             session.shouldfail = text
-        if not self.ends_session:
-            return
+        if self.ends_session:
+            self._raise_if_enough()
+
+    def _raise_if_enough(self) -> None:
+        session = self._run.session
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:
             raise session.Interrupted(session.shouldstop)
+
+
+_ENDS: dict[str, type[BaseException]] = {"interrupt": KeyboardInterrupt, "error": RuntimeError}
 
 
 def how_it_ended(status: int) -> str:
@@ -297,7 +301,7 @@ def _passed(item: pytest.Item, when: str) -> pytest.TestReport:
 
 def _join_sections(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Join report sections; what is of one stream and phase becomes one section."""
-    joined = {title: text for title, text in one}
+    joined = dict(one)
     if len(joined) != len(one):
         return [*one, *other]
     for title, text in other:

@@ -33,7 +33,7 @@ def _workers(text: str) -> int:
     try:
         workers = int(text)
     except ValueError:
-        raise pytest.UsageError(f"--fastfork={text}: not a number, nor auto; write paths before it, or after --") from None
+        raise pytest.UsageError(f"--fastfork={text}: not a number, nor auto") from None
     if workers < 1:
         raise pytest.UsageError(f"--fastfork={text}: at least one test at a time")
     return workers

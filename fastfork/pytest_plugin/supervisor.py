@@ -43,7 +43,18 @@ _BUSY_ERRORS = 20
 class Task:
     """What goes on in a slot."""
 
-    __slots__ = ("action", "begun", "driver", "ended", "index", "is_going", "is_test", "reason", "slot", "stopped")
+    __slots__ = (
+        "action",
+        "begun",
+        "driver",
+        "ended",
+        "index",
+        "is_going",
+        "is_test",
+        "reason",
+        "slot",
+        "stopped",
+    )
 
     def __init__(self, driver: Driver, slot: Slot, index: int, action: Action) -> None:
         self.driver = driver
@@ -239,7 +250,9 @@ class Supervisor:
 
     def _begin_work(self, driver: Driver, action: Action) -> bool:
         assert isinstance(action.unit, int)
-        if self._running() >= self._settings.workers or any(not task.is_going for task in self._tasks.values()):
+        if self._running() >= self._settings.workers or any(
+            not task.is_going for task in self._tasks.values()
+        ):
             return False
         if action.verb == wire.PREPARE and not self._may_go(action.unit):
             return False
@@ -365,7 +378,9 @@ class Supervisor:
     def _test_exited(self, note: wire.Note) -> None:
         task = self._tasks[note.slot]
         if not task.ended and not self._is_closing:
-            reason = task.reason or f"The test's process {how_it_ended(note.value)} before the test had ended."
+            reason = (
+                task.reason or f"The test's process {how_it_ended(note.value)} before the test had ended."
+            )
             self._crash(task, reason)
         if self._settings.reports_leftovers:
             nodeid = self._run.items[task.index].nodeid
@@ -474,7 +489,10 @@ class Supervisor:
             what = "its fixtures were being set up" if not task.is_test else "it had been forked"
             reason = task.reason or f"The process in which {what} {how}."
             if task.is_test:
-                reason = task.reason or f"The process from which it had been forked {how}, and took the test along."
+                reason = (
+                    task.reason
+                    or f"The process from which it had been forked {how}, and took the test along."
+                )
             task.driver.skip(task.index)
             self._crash(task, reason)
         self._free_slot(task)
@@ -491,7 +509,10 @@ class Supervisor:
         record = self.results[task.index]
         if record.complete and record.crash is None:
             self.results.fail(
-                task.index, "teardown", task.reason or f"The process in which fixtures were torn down {how}.", []
+                task.index,
+                "teardown",
+                task.reason or f"The process in which fixtures were torn down {how}.",
+                [],
             )
         if task.action.next_index >= 0 and record.holds:
             record.holds -= 1

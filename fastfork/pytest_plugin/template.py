@@ -23,7 +23,7 @@ from .warmth import warm_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from .run import Run
@@ -68,7 +68,7 @@ class Template:
         self._own: set[int] = set()
         self._poll = select.poll()
         self._poll.register(commands, select.POLLIN)
-        self._verbs = {
+        self._verbs: dict[str, Callable[..., None]] = {
             wire.RUN: self._run_test,
             wire.PREPARE: self._prepare,
             wire.LEAVE: self._leave,
@@ -159,9 +159,8 @@ class Template:
         """Set up wide fixtures for a test, the first one that needs them."""
         item = self._run.items[index]
         prepared = self._run.prepared.setdefault(index, internals.Prepared())
-        with self._work(slot, index):
-            with prepared.recording(item):
-                internals.set_up_wide_fixtures(item, names, depth)
+        with self._work(slot, index), prepared.recording(item):
+            internals.set_up_wide_fixtures(item, names, depth)
 
     def _leave(self, index: int, slot: int, next_index: int) -> None:
         """Tear down what the next test does not need."""
@@ -221,7 +220,7 @@ class Template:
 
     def _clean_up(self) -> list[tuple[int, str]]:
         """Kill the processes that a test has left. Orphans of a running test are still its own."""
-        killed = []
+        killed: list[tuple[int, str]] = []
         while True:
             strays = [pid for pid in self._strays() if _wait(pid) is None]
             if not strays:

@@ -45,7 +45,7 @@ def _rehearse(run: Run) -> None:
     items, needs, send, journal = run.items, run.needs, run.send, run.reporter.journal
     run.items = [item]
     run.needs = Needs(run.items, run.settings)
-    run.send = _nowhere  # type: ignore[method-assign]
+    run.send = _nowhere  # type: ignore[method-assign, assignment]
     internals.redirect(run.captured, slot)
     try:
         for _ in range(_REHEARSALS):

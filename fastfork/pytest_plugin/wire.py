@@ -61,13 +61,13 @@ class Note:
         self.rest: Any = marshal.loads(message[_NOTE.size :]) if len(message) > _NOTE.size else None
 
 
-def note(kind: int, slot: int, index: int, value: int, rest: object = None) -> bytes:
+def note(kind: int, slot: int, index: int, value: int, rest: Any = None) -> bytes:
     """Write a note."""
     head = _NOTE.pack(kind, slot, index, value)
     return head if rest is None else head + marshal.dumps(rest)
 
 
-def command(*words: object) -> bytes:
+def command(*words: Any) -> bytes:
     """Write a command."""
     return marshal.dumps(words)
 
@@ -77,7 +77,7 @@ def read_command(message: bytes) -> Any:
     return marshal.loads(message)
 
 
-def pack(value: object) -> bytes:
+def pack(value: Any) -> bytes:
     """Serialise what a record holds: by marshal, the fastest, and by pickle what that does not know."""
     try:
         return b"m" + marshal.dumps(value)
@@ -119,7 +119,7 @@ class Journal:
         if self.is_mine():
             os.pwrite(self._fd, bytes((phase,)), _PID.size)
 
-    def add(self, kind: int, value: object) -> None:
+    def add(self, kind: int, value: Any) -> None:
         """Add a record."""
         if not self.is_mine():
             return

@@ -79,7 +79,13 @@ class Project:
 
     def environment(self, log, **variables):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-        return {**kept, "PYTHONPATH": str(self.folder), "PROJECT_LOG": str(log), "COLUMNS": "100", **variables}
+        return {
+            **kept,
+            "PYTHONPATH": str(self.folder),
+            "PROJECT_LOG": str(log),
+            "COLUMNS": "100",
+            **variables,
+        }
 
     def run(self, *arguments, randomly=False, **variables):
         self._runs += 1

@@ -8,7 +8,6 @@ import subprocess
 import time
 
 import pytest
-
 from support.processes import wait_until
 
 AROUND = """
@@ -141,7 +140,11 @@ def test_expected_crash(project):
 
 
 def test_hanging(project):
-    run = one_failure(project, "threading.Thread(target=time.sleep, args=(99,), name='t').start(); time.sleep(99)", "--fastfork-timeout=1")
+    run = one_failure(
+        project,
+        "threading.Thread(target=time.sleep, args=(99,), name='t').start(); time.sleep(99)",
+        "--fastfork-timeout=1",
+    )
     text = run.failures()["test_it"]
     assert "longer than 1 s (--fastfork-timeout)" in text
     assert text.count("most recent call first") >= 2

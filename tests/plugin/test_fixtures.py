@@ -309,7 +309,10 @@ def test_dynamically_requested(project):
     run = project.run("--fastfork=1")
     assert run.code == 0, run.out
     assert [line.split()[:2] for line in run.log] == [
-        ["up", "module"], ["down", "module"], ["up", "session"], ["down", "session"]
+        ["up", "module"],
+        ["down", "module"],
+        ["up", "session"],
+        ["down", "session"],
     ]
 
 
@@ -336,7 +339,9 @@ def test_kept_per_test(project):
     )
     run = project.run("--fastfork=2", "-o", "fastfork_per_test=session")
     assert run.code == 0, run.out
-    assert sorted(run.log) == sorted(["up session "] * 2 + ["down session "] * 2 + ["up module "] * 3 + ["down module "] * 3)
+    assert sorted(run.log) == sorted(
+        ["up session "] * 2 + ["down session "] * 2 + ["up module "] * 3 + ["down module "] * 3
+    )
 
 
 def test_all_per_test(project):

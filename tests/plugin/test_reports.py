@@ -41,7 +41,9 @@ def test_ways_to_capture(project, option):
     project.compare(*option.split(), workers=(2,))
 
 
-@pytest.mark.parametrize("option", ["-x", "--maxfail=2", "--maxfail=100", "-k fail", "--durations=3", "--tb=short -v"])
+@pytest.mark.parametrize(
+    "option", ["-x", "--maxfail=2", "--maxfail=100", "-k fail", "--durations=3", "--tb=short -v"]
+)
 def test_options(project, option):
     project.write("test_it.py", MIXED)
     plain, *runs = project.compare(*option.split())
@@ -114,7 +116,11 @@ def test_failed_first(project):
     project.write("test_it.py", "def test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pass\n")
     cache = ("-p", "cacheprovider")
     project.run("--fastfork", *cache)
-    assert [case.get("name") for case in project.run("--fastfork", "--ff", *cache).cases] == ["test_b", "test_a", "test_c"]
+    assert [case.get("name") for case in project.run("--fastfork", "--ff", *cache).cases] == [
+        "test_b",
+        "test_a",
+        "test_c",
+    ]
     assert [case.get("name") for case in project.run("--fastfork", "--lf", *cache).cases] == ["test_b"]
 
 
