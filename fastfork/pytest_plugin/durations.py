@@ -27,7 +27,7 @@ class Durations:
         self._cache: pytest.Cache | None = getattr(config, "cache", None)
         self._items = items
         known = None if self._cache is None else self._cache.get(_KEY, {})
-        self._known: dict[str, float] = known if isinstance(known, dict) else {}
+        self._known = _only_numbers(known) if isinstance(known, dict) else {}
         self._new: dict[str, float] = {}
 
     def note(self, index: int, seconds: float) -> None:
@@ -55,9 +55,13 @@ class Durations:
         return seconds if seconds >= NOTICEABLE else 0.0
 
     def _of(self, index: int) -> float:
-        seconds = self._known.get(self._items[index].nodeid, 0.0)
-        return seconds if isinstance(seconds, (int, float)) else 0.0
+        return self._known.get(self._items[index].nodeid, 0.0)
 
     def _of_group(self, group: Group, workers: int) -> float:
         seconds = [self._of(index) for index in group.indices()]
         return max(*seconds, sum(seconds) / workers)
+
+
+def _only_numbers(known: dict[str, object]) -> dict[str, float]:
+    """Leave out what a file that others can write to may hold besides."""
+    return {nodeid: float(seconds) for nodeid, seconds in known.items() if isinstance(seconds, (int, float))}

@@ -250,7 +250,7 @@ class Prepared:
         set_up = item.setup
 
         def tell_and_set_up() -> None:
-            del item.setup  # type: ignore[method-assign]
+            del item.setup
             self._tell()
             if self.error is not None:
                 raise self.error

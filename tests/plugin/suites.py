@@ -65,7 +65,7 @@ class Place:
         if not list(self.folder.glob("*.tar.gz")):
             raise FileNotFoundError(f"{self.suite.package}: no sdist")
         with tarfile.open(next(self.folder.glob("*.tar.gz"))) as archive:
-            archive.extractall(self.folder)
+            archive.extractall(self.folder, filter="data")
         venv.create(self.folder / "venv", with_pip=True)
         self._pip(self.python, "install", self._pytest, self.suite.package, *self.suite.needs, CHECKOUT)
 
