@@ -84,6 +84,7 @@ class Supervisor:
         self._tasks: dict[int, Task] = {}
         self._drivers: dict[int, Driver] = {}
         self._root_pid = 0
+        self._root_pidfd = -1
         self._poll = select.poll()
         self._poll.register(self._run.notes, select.POLLIN)
         self._caution = 0
@@ -297,6 +298,20 @@ class Supervisor:
         theirs.close()
         root.commands = ours
         self._root_pid = pid
+        self._watch_root()
+
+    def _watch_root(self) -> None:
+        """Have waiting for news end when the session's template does; without pidfds that is noticed a little later."""
+        with contextlib.suppress(AttributeError, OSError):
+            self._root_pidfd = os.pidfd_open(self._root_pid)
+            self._poll.register(self._root_pidfd, select.POLLIN)
+
+    def _root_has_ended(self) -> None:
+        self._root_pid = 0
+        if self._root_pidfd >= 0:
+            self._poll.unregister(self._root_pidfd)
+            os.close(self._root_pidfd)
+            self._root_pidfd = -1
 
     def _look_at_root(self) -> None:
         """Notice that the session's template has ended; what has lived in it is gone."""
@@ -307,7 +322,7 @@ class Supervisor:
             return
         while self._receive_one():
             pass
-        self._root_pid = 0
+        self._root_has_ended()
         self._end_orphans()
         if self._drivers[0].is_ending and status == 0:
             self._forget(self._drivers[0])
@@ -605,7 +620,7 @@ class Supervisor:
         if self._root_pid:
             system.kill(self._root_pid)
             os.waitpid(self._root_pid, 0)
-            self._root_pid = 0
+            self._root_has_ended()
         self._end_orphans()
         for driver in self._drivers.values():
             if driver.commands is not None:
