@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 
-from fastfork import _native
+from fastfork import _native, levers
 
 from . import internals, test_process
 from .needs import Needs
@@ -27,13 +26,12 @@ _REHEARSALS = 20
 
 def warm_up(run: Run) -> None:
     """Pull the levers that ``FASTFORK_DISABLE`` does not name."""
-    disabled = os.environ.get("FASTFORK_DISABLE", "").split(",")
     if len(run.items) < _WORTH_IT:
         return
-    if "rehearse" not in disabled:
+    if levers.is_enabled("rehearse"):
         _rehearse(run)
     gc.collect()
-    if "immortal" not in disabled:
+    if levers.is_enabled("immortal"):
         with contextlib.suppress(OSError):
             _native.immortalize_heap()
 

@@ -33,7 +33,11 @@ SUITES = (
     Suite("click==8.5.1"),
     Suite("jinja2==3.1.6", ("trio",)),
     Suite("networkx==3.7", (), ("--pyargs", "networkx.algorithms.tests", "networkx.classes")),
-    Suite("werkzeug==3.1.9", ("ephemeral-port-reserve", "pytest-timeout", "watchdog", "cryptography")),
+    Suite(
+        "werkzeug==3.1.9",
+        ("ephemeral-port-reserve", "pytest-timeout", "watchdog", "cryptography"),
+        ("tests", "--ignore=tests/test_serving.py"),
+    ),
     Suite("flask==3.1.3", ("asgiref", "python-dotenv")),
     Suite("packaging==26.4", ("pretend", "tomli_w")),
     Suite("pluggy==1.7.0", (), ("testing", "--ignore=testing/benchmark.py")),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
+import time
 
 import pytest
 
@@ -225,3 +229,33 @@ def test_path_after_the_option(project):
     project.write("tests/test_it.py", "def test(): pass")
     run = project.run("--fastfork", "tests", "--mine=1")
     assert run.code == 0, run.out
+
+
+def test_debugger_in_the_terminal(project):
+    project.write("test_it.py", "def test_a(): value = 41; assert value == 42\ndef test_b(): pass\n")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(project.folder)
+        command = project.command("--fastfork", "--pdb")
+        os.execve(command[0], command, project.environment(project.folder / "log"))
+    text = _converse(terminal, [b"p value + 1000\n", b"c\n"])
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert "1041" in text
+    assert "1 failed" in text
+    assert "1 passed" in text
+
+
+def _converse(terminal, answers):
+    """Answer each prompt of pdb; return all that was shown until the end."""
+    shown = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 1)[0]:
+            try:
+                shown += os.read(terminal, 4096)
+            except OSError:  # the program has ended
+                break
+            if answers and shown.endswith(b"(Pdb) "):
+                os.write(terminal, answers.pop(0))
+    return shown.decode()
