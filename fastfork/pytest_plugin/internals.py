@@ -190,8 +190,16 @@ def _capturing(item: pytest.Item, when: str) -> Iterator[None]:
         if isinstance(plugin, LoggingPlugin):
             for key in _caplog_keys():
                 item.stash.setdefault(key, {})
-            stack.enter_context(plugin._runtest_for(item, when))
+            stack.enter_context(_as_context(plugin._runtest_for(item, when)))
         yield
+
+
+def _as_context(logging: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context manager; before pytest 9 there is its generator."""
+    if hasattr(logging, "__enter__"):
+        context: contextlib.AbstractContextManager[Any] = logging
+        return context
+    return contextlib.contextmanager(lambda: logging)()
 
 
 def _caplog_keys() -> list[Any]:

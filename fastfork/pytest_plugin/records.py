@@ -90,12 +90,14 @@ class Results:
         for kind, value in wire.journal_records(slot.journal):
             if kind == wire.REPORT:
                 record.teardowns.append(value)
-                return
-            if kind == wire.SECONDS:
+            elif kind == wire.STOP:
+                record.stop = record.stop or value
+            elif kind == wire.SECONDS:
                 seconds = value
             else:
                 self._read_aside(record, index, kind, value)
-        record.set_up_seconds += seconds
+        if not record.teardowns:
+            record.set_up_seconds += seconds
 
     def _read_aside(self, record: Record, index: int, kind: int, value: Any) -> None:
         if kind == wire.WARNING:

@@ -488,7 +488,10 @@ class Supervisor:
         """Take the death of a template: what it worked at has failed, the rest is for another one."""
         how = how_it_ended(status)
         driver.failures += 1
-        for task in [task for task in self._tasks.values() if task.driver is driver]:
+        tasks = [task for task in self._tasks.values() if task.driver is driver]
+        if any(not task.is_test for task in tasks):  # then no test has killed it
+            self._repeated.difference_update(task.index for task in tasks)
+        for task in tasks:
             self._lose(task, how)
         driver.forget_template()
         if driver.failures >= _TRIES:

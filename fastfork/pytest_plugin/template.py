@@ -181,7 +181,9 @@ class Template:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             yield
-        except BaseException:  # nothing that a test would not meet again by itself
+        except Exception:
+            journal.add(wire.STOP, ("error", traceback.format_exc(), None))
+        except BaseException:  # of a fixture: the test meets it again by itself
             pass
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -38,8 +38,8 @@ SUITES = (
         ("ephemeral-port-reserve", "pytest-timeout", "watchdog", "cryptography"),
         ("tests", "--ignore=tests/test_serving.py"),
     ),
-    Suite("flask==3.1.3", ("asgiref", "python-dotenv")),
-    Suite("packaging==26.4", ("pretend", "tomli_w")),
+    Suite("flask==3.1.3", ("asgiref", "python-dotenv", "pytest==8.4.2")),
+    Suite("packaging==26.4", ("pretend", "tomli_w", "hypothesis")),
     Suite("pluggy==1.7.0", (), ("testing", "--ignore=testing/benchmark.py")),
     Suite("more-itertools==11.2.1"),
     Suite("markupsafe==3.0.4"),
@@ -71,7 +71,8 @@ class Place:
         with tarfile.open(next(self.folder.glob("*.tar.gz"))) as archive:
             archive.extractall(self.folder, filter="data")
         venv.create(self.folder / "venv", with_pip=True)
-        self._pip(self.python, "install", self._pytest, self.suite.package, *self.suite.needs, CHECKOUT)
+        self._pip(self.python, "install", self._pytest)
+        self._pip(self.python, "install", self.suite.package, *self.suite.needs, CHECKOUT)
 
     def _pip(self, python: object, *words: object) -> None:
         command = [str(word) for word in (python, "-m", "pip", *words)]
@@ -96,7 +97,7 @@ class Place:
         ]
         begin = time.monotonic()
         with open(self.folder / f"{name}.txt", "w") as output:
-            subprocess.run(
+            done = subprocess.run(
                 [str(word) for word in command],
                 cwd=source,
                 stdout=output,
@@ -104,6 +105,8 @@ class Place:
                 timeout=1800,
                 check=False,
             )
+        if done.returncode not in (0, 1):
+            raise OSError(f"pytest has ended with {done.returncode}: see {output.name}")
         return read_outcomes(xml), time.monotonic() - begin
 
 
