@@ -39,7 +39,7 @@ class Suite(NamedTuple):
     """Some tests."""
 
     name: str
-    count: int
+    tests: int
     needs: tuple[str, ...]
     conftest: str
     fixture: str
@@ -107,7 +107,7 @@ def _write(suite: Suite, folder: Path) -> None:
     if suite.fixture:
         argument = "slow"
         head = f"import time, pytest\n@pytest.fixture(scope='module')\ndef slow():\n    {suite.fixture}\n"
-    tests = "".join(f"def test_{number}({argument}): pass\n" for number in range(suite.count))
+    tests = "".join(f"def test_{number}({argument}): pass\n" for number in range(suite.tests))
     (folder / "test_it.py").write_text(head + tests)
 
 
@@ -127,18 +127,18 @@ def _run(suite: Suite, rival: Rival, folder: str) -> float:
     )
     seconds = time.perf_counter() - begin
     passed = re.search(r"(\d+) passed", done.stdout)
-    if passed is None or int(passed[1]) != suite.count:
+    if passed is None or int(passed[1]) != suite.tests:
         raise SystemExit(f"{rival.name}, {suite.name}: not all tests have passed\n{done.stdout}")
     return seconds
 
 
 def _print(suite: Suite, seconds: dict[str, list[float]]) -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"\n{suite.count} tests, {suite.name}")
+    print(f"\n{suite.tests} tests, {suite.name}")
     print(f"{'':24}{'isolated':>9}{'seconds':>9}{'ms a test over plain':>22}")
     isolated = {rival.name: rival.is_isolated for rival in RIVALS}
     for name, median in medians.items():
-        over = (median - medians["plain"]) / suite.count * 1000
+        over = (median - medians["plain"]) / suite.tests * 1000
         print(f"{name:24}{'yes' if isolated[name] else 'no':>9}{median:9.2f}{over:22.2f}", flush=True)
 
 

@@ -55,6 +55,7 @@ class Project:
     def __init__(self, folder):
         self.folder = folder
         self._runs = 0
+        self._plugins = ["fastfork"]
         self.write("pytest.ini", "[pytest]\njunit_logging = all\njunit_family = xunit2\n")
         self.write(
             "journal.py",
@@ -73,9 +74,13 @@ class Project:
         path.write_text(textwrap.dedent(text))
         return path
 
-    def command(self, *arguments, randomly=False):
-        order = () if randomly else ("-p", "no:randomly")
-        return [sys.executable, "-m", "pytest", *PLAIN, *order, *arguments]
+    def load(self, *plugins):
+        """Have runs load other plugins, by the names of their entry points; without, they load fastfork's alone."""
+        self._plugins += plugins
+
+    def command(self, *arguments):
+        plugins = [word for name in self._plugins for word in ("-p", name)]
+        return [sys.executable, "-m", "pytest", *PLAIN, *plugins, *arguments]
 
     def environment(self, log, **variables):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
@@ -83,16 +88,17 @@ class Project:
             **kept,
             "PYTHONPATH": str(self.folder),
             "PROJECT_LOG": str(log),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "COLUMNS": "100",
             **variables,
         }
 
-    def run(self, *arguments, randomly=False, **variables):
+    def run(self, *arguments, **variables):
         self._runs += 1
         xml, log = (self.folder / f"{self._runs}.{kind}" for kind in ("xml", "log"))
         log.touch()
         done = subprocess.run(
-            self.command(f"--junitxml={xml}", *arguments, randomly=randomly),
+            self.command(f"--junitxml={xml}", *arguments),
             cwd=self.folder,
             env=self.environment(log, **variables),
             stdin=subprocess.DEVNULL,

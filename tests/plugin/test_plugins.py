@@ -32,6 +32,7 @@ def _total(run):
 @pytest.mark.parametrize("option", [(), ("--cov-branch",)])
 def test_coverage(project, option):
     pytest.importorskip("pytest_cov")
+    project.load("pytest_cov")
     project.write("code_of_project.py", CODE)
     project.write("test_it.py", TESTS)
     plain, *runs = project.compare("--cov=code_of_project", *option)
@@ -43,6 +44,7 @@ def test_coverage(project, option):
 def test_coverage_of_contexts(project):
     coverage = pytest.importorskip("coverage")
     pytest.importorskip("pytest_cov")
+    project.load("pytest_cov")
     project.write("code_of_project.py", CODE)
     project.write("test_it.py", TESTS)
     project.run("--fastfork=2", "--cov=code_of_project", "--cov-context=test")
@@ -53,6 +55,7 @@ def test_coverage_of_contexts(project):
 
 def test_inside_xdist(project):
     pytest.importorskip("xdist")
+    project.load("xdist")
     project.write(
         "test_it.py",
         """
@@ -81,6 +84,7 @@ def test_inside_xdist(project):
 
 def test_asyncio(project):
     pytest.importorskip("pytest_asyncio")
+    project.load("asyncio")
     project.write(
         "test_it.py",
         """
@@ -108,6 +112,7 @@ def test_asyncio(project):
 
 def test_hypothesis(project):
     pytest.importorskip("hypothesis")
+    project.load("hypothesispytest")
     project.write(
         "test_it.py",
         """
@@ -128,6 +133,7 @@ def test_hypothesis(project):
 
 def test_reruns(project):
     pytest.importorskip("pytest_rerunfailures")
+    project.load("rerunfailures")
     project.write(
         "test_it.py",
         """
@@ -150,6 +156,7 @@ def test_reruns(project):
 
 def test_timeout(project):
     pytest.importorskip("pytest_timeout")
+    project.load("timeout")
     project.write("test_it.py", "import time\ndef test_it(): time.sleep(99)\ndef test_next(): pass\n")
     run = project.run("--fastfork=2", "--timeout=1")
     assert "1 failed, 1 passed" in run.out
@@ -158,6 +165,7 @@ def test_timeout(project):
 
 def test_randomly(project):
     pytest.importorskip("pytest_randomly")
+    project.load("randomly")
     project.write(
         "test_it.py",
         """
@@ -167,7 +175,7 @@ def test_randomly(project):
         def test_it(n): log(n, random.random())
         """,
     )
-    plain = project.run("--randomly-seed=5", randomly=True)
-    run = project.run("--randomly-seed=5", "--fastfork=1", randomly=True)
+    plain = project.run("--randomly-seed=5")
+    run = project.run("--randomly-seed=5", "--fastfork=1")
     assert run.log == plain.log
     assert run.log != sorted(run.log)
