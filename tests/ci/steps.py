@@ -24,6 +24,10 @@ CFLAGS = "-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wswitch-enu
 
 FAULTS_AND_STRESS = ("tests/fault", "tests/stress")
 
+# Each test runs pytest several times over. The oldest Python has an older pytest: what depends on that is run there.
+PYTEST_PLUGIN = "tests/plugin"
+PYTEST_PLUGIN_ON_OLDEST = ("tests/plugin/test_fixtures.py", "tests/plugin/test_reports.py")
+
 C_FOLDERS = ("csrc", "tests/c", "tests/fault", "tests/fuzz")
 
 # The tests have to meet the wheel and not a fastfork folder that happens to lie beside them.
@@ -89,6 +93,8 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
         # These are about the core and the kernel more than about the interpreter.
         fault_step(place, newest),
         fault_step(place, newest, backend="poll"),
+        plugin_step(place, newest, (PYTEST_PLUGIN,)),
+        *([plugin_step(place, oldest, PYTEST_PLUGIN_ON_OLDEST)] if oldest != newest else []),
         Step("tools", partial(install_tools, place, tools), ["build"]),
         Step("lint", partial(lint, place), ["tools"]),
         Step("types", partial(check_types, place), ["tools"]),
@@ -167,14 +173,19 @@ def audit_wheel(place: Place, job: Job) -> None:
 
 
 def pytest_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:
-    """Return the step that runs the tests but for faults and stress, on the event `backend` if one is named."""
-    left_out = [f"--ignore={folder}" for folder in FAULTS_AND_STRESS]
+    """Return the step that runs the tests but for those with steps of their own, on `backend` if one is named."""
+    left_out = [f"--ignore={folder}" for folder in (*FAULTS_AND_STRESS, PYTEST_PLUGIN)]
     return _pytest_step("pytest", ("tests", *left_out), place, interpreter, backend)
 
 
 def fault_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:
     """Return the step that runs faults and stress, on the event `backend` if one is named."""
     return _pytest_step("fault", FAULTS_AND_STRESS, place, interpreter, backend)
+
+
+def plugin_step(place: Place, interpreter: Interpreter, selection: Sequence[str]) -> Step:
+    """Return the step that runs the tests of the pytest plugin, or a selection of them."""
+    return _pytest_step("plugin", selection, place, interpreter, backend="")
 
 
 def _pytest_step(

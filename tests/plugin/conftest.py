@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-DEADLINE = 30
+DEADLINE = 120
 PLAIN = ("-p", "no:cacheprovider")
 
 

@@ -51,11 +51,12 @@ SUITES = (
 class Place:
     """Where a suite is unpacked, with an environment of its own."""
 
-    def __init__(self, root: Path, suite: Suite, pytest: str) -> None:
+    def __init__(self, root: Path, suite: Suite, pytest: str, fastfork: str) -> None:
         self.suite = suite
         self.folder = root / suite.package
         self.python = self.folder / "venv" / "bin" / "python"
         self._pytest = pytest
+        self._fastfork = fastfork
 
     def prepare(self) -> None:
         """Unpack the sdist and install what the tests need."""
@@ -72,7 +73,7 @@ class Place:
             archive.extractall(self.folder, filter="data")
         venv.create(self.folder / "venv", with_pip=True)
         self._pip(self.python, "install", self._pytest)
-        self._pip(self.python, "install", self.suite.package, *self.suite.needs, CHECKOUT)
+        self._pip(self.python, "install", self.suite.package, *self.suite.needs, self._fastfork)
 
     def _pip(self, python: object, *words: object) -> None:
         command = [str(word) for word in (python, "-m", "pip", *words)]
@@ -144,12 +145,15 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, default=CHECKOUT / ".cache" / "suites")
     parser.add_argument("--pytest", default="pytest==9.1.1")
+    parser.add_argument(
+        "--fastfork", default=str(CHECKOUT), help="what pip installs it from, by default the checkout"
+    )
     parser.add_argument("--workers", default="2")
     options = parser.parse_args()
     good = True
     for suite in SUITES:
         if not options.packages or suite.package.split("==")[0] in options.packages:
-            place = Place(options.folder, suite, options.pytest)
+            place = Place(options.folder, suite, options.pytest, options.fastfork)
             try:
                 place.prepare()
                 good = compare(place, options.workers) and good

@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import time
+from pathlib import Path
 
 import pytest
 
@@ -195,6 +196,15 @@ def test_subtests(project):
     assert plain.code == 1
     for run in runs:
         assert _summary(run.out) == _summary(plain.out)
+
+
+def test_example_of_the_readme(project):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    programs = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    (example,) = (program for program in programs if "import pytest" in program)
+    project.write("test_it.py", example)
+    assert project.run("--fastfork").code == 0
+    assert project.run().code == 1
 
 
 def test_inert_without_the_option(project):
