@@ -182,6 +182,10 @@ long long ff_python_immortalize(uint32_t count);
  * other allocators than CPython's are in use, and for builds without a GIL. */
 int ff_python_install_nursery(int guards_interpreters);
 
+/* Move a range of this process's memory into huge pages, as far as they fit in: the kernel gives them whether or not it
+ * has been asked before for this range. -ENOSYS where no kernel can, -EINVAL where this one cannot or is not to. */
+int ff_huge_collapse(uintptr_t begin, size_t size);
+
 /* Time `rounds` bare fork + _exit + waitpid cycles of this process, in seconds each. */
 int ff_measure_floor(int rounds, double *ret_seconds);
 

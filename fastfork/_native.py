@@ -406,6 +406,14 @@ def install_nursery() -> None:
     _check(lib.ff_python_install_nursery(sys.version_info >= (3, 12)))
 
 
+def collapse(begin: int, size: int) -> None:
+    """Move `size` bytes of this process's memory, from the address `begin` on, into huge pages, as far as they fit in.
+
+    Raises `OSError`: EINVAL or ENOSYS where the kernel cannot or is not to, ENOMEM where there are no huge pages.
+    """
+    _check(lib.ff_huge_collapse(begin, size))
+
+
 def measure_floor(rounds: int) -> list[float]:
     """Time `rounds` bare ``fork + _exit + waitpid`` cycles of this process in C: seconds of each."""
     seconds = ffi.new("double[]", rounds)

@@ -10,7 +10,7 @@ import os
 VARIABLE = "FASTFORK_DISABLE"
 """The environment variable that holds the names of levers to leave out, separated by commas."""
 
-LEVERS = ("bind", "rehearse", "freeze", "immortal", "nursery")
+LEVERS = ("bind", "rehearse", "freeze", "immortal", "nursery", "huge")
 """All levers, in the order in which they are pulled."""
 
 

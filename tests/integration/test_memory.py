@@ -148,6 +148,47 @@ def test_a_nursery_saves_children_page_faults(faults):
     assert faults() < faults("nursery") - 5
 
 
+HAVE_LARGE_HEAP = """
+    import mmap
+    import fastfork
+    from fastfork import _native
+
+    def huge_kilobytes(pid):
+        with open(f"/proc/{pid}/smaps_rollup") as stream:
+            return next(int(line.split()[1]) for line in stream if line.startswith("AnonHugePages"))
+
+    def does_the_kernel():
+        memory = mmap.mmap(-1, 8 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.write(b"x" * len(memory))
+        with open("/proc/self/maps") as stream:
+            begin, end = max(
+                (tuple(int(address, 16) for address in line.split()[0].split("-")) for line in stream if "rw-p" in line),
+                key=lambda mapping: mapping[1] - mapping[0],
+            )
+        try:
+            _native.collapse(begin, end - begin)
+        except OSError:
+            return False
+        return True
+
+    if __name__ == "__main__":
+        process = fastfork.get_context(preload=["large"]).Process(target=sum, args=([1],))
+        process.start()
+        process.join()
+        pid = fastfork.forkserver._forkserver._forkserver_pid
+        print(process.exitcode, does_the_kernel(), huge_kilobytes(pid))
+"""
+
+
+@pytest.mark.parametrize("disabled", ["", "huge"])
+def test_a_large_heap_goes_into_huge_pages_where_the_kernel_does_it(programs, disabled):
+    programs.write("large.py", "records = [(number, str(number)) for number in range(600_000)]")
+    outcome = programs.run(HAVE_LARGE_HEAP, environment={"FASTFORK_DISABLE": disabled})
+    exit_code, kernel_does, huge = outcome.stdout.split()
+    assert exit_code == "0"
+    assert (int(huge) > 20_000) == (kernel_does == "True" and not disabled)
+
+
 ALLOCATE = """
     def allocate():
         kept = [[(i, str(i)), {i: float(i)}, bytes(i % 700)] for i in range(20000)]
