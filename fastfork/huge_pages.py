@@ -22,7 +22,7 @@ _MIN_MAPPING = 2 << 20
 """Bytes of a mapping: a smaller one holds no huge page."""
 
 _MIN_DENSITY = 0.8
-"""The resident part of a mapping: what is not there yet would be, afterwards. This bounds what the template grows by."""
+"""The resident part of a mapping: what is not there yet would be, afterwards. It bounds what the template grows by."""
 
 
 def use() -> None:

@@ -15,9 +15,8 @@ immortal   CPython 3.12 and later: what the template holds is no longer counted,
 nursery    A child puts its first new small objects side by side, on 256 KiB of fresh pages, and not into what is free
            on pages of the template. What it frees there is used again for objects of the same size, until those 256 KiB
            have once been full. It then allocates as ever; they are what it may never give back.
-huge       A heap of more than 32 MiB goes into huge pages, as far as nearly all of it is there, so that a fork and the end
-           of a child do not depend much on its size. That takes a second for each few GB, and at most a quarter
-           more memory.
+huge       A heap of more than 32 MiB goes into huge pages, as far as most of it is there, so that a fork and the end of
+           a child hardly depend on its size. That takes a second or two for each GB, and at most a quarter more memory.
 ========== ===========================================================================================================
 """
 

@@ -161,10 +161,9 @@ HAVE_LARGE_HEAP = """
         memory = mmap.mmap(-1, 8 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.write(b"x" * len(memory))
         with open("/proc/self/maps") as stream:
-            begin, end = max(
-                (tuple(int(address, 16) for address in line.split()[0].split("-")) for line in stream if "rw-p" in line),
-                key=lambda mapping: mapping[1] - mapping[0],
-            )
+            texts = [line.split()[0].split("-") for line in stream if "rw-p" in line]
+        mappings = [(int(begin, 16), int(end, 16)) for begin, end in texts]
+        begin, end = max(mappings, key=lambda mapping: mapping[1] - mapping[0])
         try:
             _native.collapse(begin, end - begin)
         except OSError:
