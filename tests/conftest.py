@@ -25,9 +25,10 @@ import fastfork
 from fastfork import context, forkserver, installation
 
 os.environ[MARK] = str(os.getpid())
-# A shell that runs the tests in its background has them, and all that they start, ignore both.
+# A shell has what it runs in its background ignore the first two, nohup the third.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Each of these changes what is tested; the tests that are about one set it.
 for variable in ("FASTFORK_INSTALL", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED"):
     os.environ.pop(variable, None)
