@@ -27,6 +27,8 @@
 #define FF_NURSERY_SIZE 262144  /* bytes of a child's first small objects */
 #define FF_MAX_AUTHKEY 256      /* bytes */
 #define FF_MAX_ERRNO 135        /* errnos below are counted each, the others as 0 */
+#define FF_MAX_CPUS 8192        /* processors that a child may be told to keep to: what Linux knows */
+#define FF_MAX_RLIMITS 32       /* numbers of resources that may be limited */
 
 /* What a frame says. FORK and a client's STATUS are requests, the others come from the server. */
 enum ff_frame_type {
@@ -43,20 +45,49 @@ enum ff_fork_flags {
     FF_FORK_HELD = 2,            /* the first descriptor is closed by the server once the child is reaped */
     FF_FORK_STREAM = 4,          /* with HELD, a pipe or socket: pid and exit code go to it, each an int64 */
     FF_FORK_DIE_WITH_CLIENT = 8, /* the child and all below it are killed once its client has gone */
+    FF_FORK_OPTIONS = 16,        /* the payload begins with a block of options */
+};
+
+/* What a child is to be before it runs. A block of options is its size in bytes, as an uint32 that counts itself, and
+ * then one struct ff_option and its value after another, in the order in which they are applied. */
+struct ff_option {
+    uint32_t kind; /* ff_option_kind */
+    uint32_t size; /* of the value, in bytes */
+};
+
+enum ff_option_kind {
+    FF_OPTION_STDIN = 1,       /* int32: ff_stream */
+    FF_OPTION_STDOUT = 2,      /* likewise */
+    FF_OPTION_STDERR = 3,      /* likewise */
+    FF_OPTION_NEW_SESSION = 4, /* nothing: the child leads a session of its own */
+    FF_OPTION_UMASK = 5,       /* int32 */
+    FF_OPTION_CWD = 6,         /* a path, with its null */
+    FF_OPTION_ENV = 7,         /* the whole environment: NAME=VALUE, each with its null */
+    FF_OPTION_NICE = 8,        /* int32: the niceness, not what is added to it */
+    FF_OPTION_AFFINITY = 9,    /* a bit for each processor, from the lowest one of the first byte on */
+    FF_OPTION_RLIMIT = 32,     /* this plus the number of the resource; two uint64, UINT64_MAX for no limit */
+};
+
+/* What becomes a standard stream. The descriptors are the first of the request, behind the held one. */
+enum ff_stream {
+    FF_STREAM_FD = 0,     /* the next descriptor */
+    FF_STREAM_NULL = 1,   /* /dev/null */
+    FF_STREAM_STDOUT = 2, /* what standard output is by then */
 };
 
 enum ff_refusal {
-    FF_REFUSED_MAGIC = 1,   /* not a fastfork frame */
-    FF_REFUSED_VERSION = 2, /* another version of the protocol */
-    FF_REFUSED_TYPE = 3,    /* a frame type or flag that a client may not send */
-    FF_REFUSED_PAYLOAD = 4, /* payload over FF_MAX_PAYLOAD */
-    FF_REFUSED_FDS = 5,     /* more or fewer descriptors than the header says, or over FF_MAX_FDS */
-    FF_REFUSED_MEMORY = 6,  /* the server has no memory for the connection: closed without a word */
-    FF_REFUSED_KEY = 7,     /* not the authkey: multiprocessing's challenge says so, not a frame */
-    FF_REFUSED_USER = 8,    /* another uid: closed without a word */
-    FF_REFUSED_CLIENTS = 9, /* not authenticated yet when another client needed its place: closed likewise */
-    FF_REFUSED_TIME = 10,   /* it began a request and did not end it within FF_REQUEST_MS */
-    FF_REFUSED_CAUSES       /* how many there are, and 0 */
+    FF_REFUSED_MAGIC = 1,    /* not a fastfork frame */
+    FF_REFUSED_VERSION = 2,  /* another version of the protocol */
+    FF_REFUSED_TYPE = 3,     /* a frame type or flag that a client may not send */
+    FF_REFUSED_PAYLOAD = 4,  /* payload over FF_MAX_PAYLOAD */
+    FF_REFUSED_FDS = 5,      /* more or fewer descriptors than the header says, or over FF_MAX_FDS */
+    FF_REFUSED_MEMORY = 6,   /* the server has no memory for the connection: closed without a word */
+    FF_REFUSED_KEY = 7,      /* not the authkey: multiprocessing's challenge says so, not a frame */
+    FF_REFUSED_USER = 8,     /* another uid: closed without a word */
+    FF_REFUSED_CLIENTS = 9,  /* not authenticated yet when another client needed its place: closed likewise */
+    FF_REFUSED_TIME = 10,    /* it began a request and did not end it within FF_REQUEST_MS */
+    FF_REFUSED_OPTIONS = 11, /* a block of options that is none */
+    FF_REFUSED_CAUSES        /* how many there are, and 0 */
 };
 
 enum ff_backend {
@@ -81,6 +112,9 @@ struct ff_request {
     uint32_t payload_size; /* bytes */
     const int *fds;        /* now owned by the child */
     uint32_t fd_count;
+    uint32_t options;         /* 1 << ff_option_kind for each that has been applied, but for limits */
+    const unsigned char *env; /* the environment as it came, if there is one among them */
+    uint32_t env_size;        /* bytes */
 };
 
 /* What a server tells of itself, on a page that it alone writes. Counts are since it was made. */
@@ -107,6 +141,7 @@ struct ff_frame {
     union {
         uint32_t payload_size; /* bytes */
         uint32_t cpu_ms;       /* of EXITED: the time that the child and those it has waited for took */
+        uint32_t option;       /* of FAILED: the ff_option_kind that could not be applied, or 0 */
     };
     union {
         uint32_t fd_count;
@@ -124,6 +159,7 @@ enum ff_served {
     FF_SERVED_ALL = 0,   /* the alive descriptor has ended */
     FF_SERVED_CHILD = 1, /* this is a child, and has its request */
     FF_SERVED_SPARE = 2, /* this is a child without a request: ff_spare_await() gets one */
+    FF_SERVED_UNFIT = 3, /* this is a child that could not become what its options say, and is to end */
 };
 
 /* Serve until the alive descriptor ends and, in each child, return: ff_served, or -errno. */
@@ -132,8 +168,8 @@ int ff_server_serve(struct ff_server *server, struct ff_request *ret_request);
 /* The same for a Python process: the fork runs CPython's own hooks. */
 int ff_python_serve(struct ff_server *server, struct ff_request *ret_request);
 
-/* In a spare: wait for its request. 1 when it has come; 0 when none will, and the process is to end; -EAGAIN when none
- * came within timeout_ms (negative: no limit); -EMFILE when its descriptors could not be taken. */
+/* In a spare: wait for its request. 1 when it has come; 0 when none will, or this process cannot do what it asks for and
+ * its client has been told so: it is to end; -EAGAIN when none came within timeout_ms (negative: no limit). */
 int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *ret_request);
 
 /* Give back everything that the server holds. In a child: the memory, the request's too, and no descriptor. */

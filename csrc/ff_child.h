@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
+#include "ff_options.h"
 #include "ff_tree.h"
 
 #define FF_CHILD_BUCKETS 1024
@@ -29,9 +30,11 @@ struct ff_child {
     bool dies_with_client;
     struct ff_tree tree;          /* how far it and those below it have been killed */
     struct ff_child *next_doomed; /* its client has gone, it is not dead yet */
-    bool is_spare;                /* forked ahead of any request: see ff_spare.h */
+    bool is_spare;                /* it has not begun with a request yet: see ff_spare.h */
+    bool is_on_demand;            /* a spare, at first, that was forked for its request and not ahead */
     int spare_sock;               /* the server's end of a spare's socket, or -1 */
     double handed;                /* ff_seconds_now() when a spare has got a request */
+    struct ff_unfit unfit;        /* what a spare has said of the options of its request */
     int pidfd;                    /* for its client, until that is told of the start; or -errno */
 };
 
@@ -72,7 +75,7 @@ struct ff_child *ff_children_reap_each(struct ff_children *children);
  * nobody disowns them, nor closes their descriptors in a child. */
 struct ff_child *ff_children_take_lost(struct ff_children *children);
 
-#define FF_CHILD_FDS 2 /* descriptors of the server that one child takes at the most */
+#define FF_CHILD_FDS 3 /* descriptors of the server that one child takes at the most */
 
 /* Copy the held descriptors, and those of spares, to ret_fds, which has room for FF_CHILD_FDS for each child: how many
  * there are. */

@@ -132,10 +132,18 @@ void ff_connection_post(struct ff_connection *connection, struct ff_frame frame,
 
 void ff_connection_post_failure(struct ff_connection *connection, int error)
 {
+    ff_connection_post_unfit(connection, (struct ff_unfit){.error = error});
+}
+
+void ff_connection_post_unfit(struct ff_connection *connection, struct ff_unfit unfit)
+{
+    struct ff_frame frame = ff_frame_make(FF_FRAME_FAILED, connection->header.id, unfit.error);
+
+    frame.option = (uint32_t)unfit.option;
     if (connection->header.type == FF_FRAME_FORK)
-        ff_status_count_failure(connection->status, error);
+        ff_status_count_failure(connection->status, unfit.error);
     ff_reader_drop_fds(&connection->reader);
-    ff_connection_post(connection, ff_frame_make(FF_FRAME_FAILED, connection->header.id, error), -1);
+    ff_connection_post(connection, frame, -1);
 }
 
 void ff_connection_post_exit(struct ff_connection *connection, struct ff_child *child)
@@ -240,16 +248,30 @@ static void take_skipped(struct ff_connection *connection)
     ff_connection_next_request(connection);
 }
 
+static bool has_sound_options(const struct ff_connection *connection)
+{
+    const struct ff_reader *reader = &connection->reader;
+    uint32_t flags = (uint32_t)connection->header.value;
+    size_t held = flags & FF_FORK_HELD ? 1 : 0;
+
+    return !(flags & FF_FORK_OPTIONS) ||
+           ff_options_check(reader->bytes, connection->header.payload_size, reader->fd_count - held) > 0;
+}
+
 /* Descriptors that the kernel could not deliver are the server's lack: the request fails, the client stays. */
 static enum ff_connection_event take_payload(struct ff_connection *connection)
 {
     if (connection->reader.lost_fds) {
         ff_connection_post_failure(connection, EMFILE);
         ff_connection_next_request(connection);
-    } else if (connection->reader.fd_count == connection->header.fd_count) {
-        return connection->header.type == FF_FRAME_STATUS ? FF_CONNECTION_STATUS : FF_CONNECTION_REQUEST;
-    } else {
+    } else if (connection->reader.fd_count != connection->header.fd_count) {
         refuse(connection, FF_REFUSED_FDS);
+    } else if (connection->header.type == FF_FRAME_STATUS) {
+        return FF_CONNECTION_STATUS;
+    } else if (!has_sound_options(connection)) {
+        refuse(connection, FF_REFUSED_OPTIONS);
+    } else {
+        return FF_CONNECTION_REQUEST;
     }
     return FF_CONNECTION_IDLE;
 }

@@ -8,8 +8,8 @@
  *                                            |                                                         |
  *                                            +---------------------------------------------------------+
  *
- * Where there are spares, a request waits likewise until the one that has got it begins. Exits then wait, too: its
- * answer, which may be due at any moment, finds the outbox empty.
+ * Where there are spares, or the request has options, it waits likewise until the child that has got it begins. Exits
+ * then wait, too: its answer, which may be due at any moment, finds the outbox empty.
  *
  *  event                  AUTH_PREFIX, AUTH_MESSAGE   HEADER, PAYLOAD, SKIPPING   WAITING      CLOSING      GONE
  *  -----                  -------------------------   -------------------------   -------      -------      ----
@@ -121,6 +121,9 @@ void ff_connection_post(struct ff_connection *connection, struct ff_frame frame,
 
 /* Answer the request with FAILED; of a start it is counted. */
 void ff_connection_post_failure(struct ff_connection *connection, int error);
+
+/* The same where the child could not become what an option of the request says. */
+void ff_connection_post_unfit(struct ff_connection *connection, struct ff_unfit unfit);
 
 /* Queue the exit of a dead child; owns it. */
 void ff_connection_post_exit(struct ff_connection *connection, struct ff_child *child);

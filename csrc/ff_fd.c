@@ -232,6 +232,20 @@ void ff_fd_lower_all(int *fds, size_t count, rlim_t limit)
     }
 }
 
+int ff_fd_raise(int *fd)
+{
+    int higher;
+
+    if (*fd > STDERR_FILENO)
+        return 0;
+    higher = fcntl(*fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    if (higher < 0)
+        return -errno;
+    ff_close(fd);
+    *fd = higher;
+    return 0;
+}
+
 static int compare_ints(const void *a, const void *b)
 {
     int left = *(const int *)a;

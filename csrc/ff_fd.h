@@ -39,6 +39,9 @@ int ff_fd_peer_uid(int sock, uid_t *ret_uid);
 /* Give descriptors from `limit` on, which no call would return, lower numbers, as far as there are any. */
 void ff_fd_lower_all(int *fds, size_t count, rlim_t limit);
 
+/* Give a descriptor a number above those of the standard streams: 0, or -errno and it stays. */
+int ff_fd_raise(int *fd);
+
 /* Close a set of descriptors with one system call for each run of neighbours. The array is sorted. */
 void ff_fd_close_all(int *fds, size_t count);
 

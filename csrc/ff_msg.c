@@ -214,7 +214,10 @@ struct ff_frame ff_frame_make(enum ff_frame_type type, uint32_t id, int32_t valu
 
 static int flags_are_sound(uint32_t flags, uint32_t fd_count)
 {
-    if (flags & ~(uint32_t)(FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM | FF_FORK_DIE_WITH_CLIENT))
+    const uint32_t known =
+        FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM | FF_FORK_DIE_WITH_CLIENT | FF_FORK_OPTIONS;
+
+    if (flags & ~known)
         return 0;
     if (flags & FF_FORK_STREAM && !(flags & FF_FORK_HELD))
         return 0;

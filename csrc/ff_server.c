@@ -24,7 +24,8 @@
 #define SUSPICION_MS 50 /* from a death without a corpse until each child is asked for */
 
 #define OWN_FDS \
-    (FF_LOOP_MAX_FDS + 5) /* the loop's, listener, alive, reserve, status, the new child's held one */
+    (FF_LOOP_MAX_FDS + \
+     6) /* the loop's, listener, alive, reserve, status, the new child's held one and socket */
 
 struct ff_server {
     struct ff_config config;
@@ -52,9 +53,11 @@ struct ff_server {
     size_t connection_count;
     struct ff_children children;
     struct ff_spares spares;
-    size_t handed_count;        /* requests that spares have and have not begun with */
+    size_t handed_count;        /* requests that spares, on demand or not, have and have not begun with */
     double next_look;           /* at those spares, when they do not begin */
     struct ff_spare spare;      /* what this process is, if it is one */
+    bool is_unfit;              /* this is a child, and could not become what its request says */
+    struct ff_applied applied;  /* otherwise: what it has become */
     struct sigaction spare_int; /* what SIGINT does to it once it has its request */
     struct ff_status_board status;
 };
@@ -347,6 +350,21 @@ static void lower_fds(struct fork_job *job)
         ff_fd_lower_all(&job->spare_sock, 1, limit);
 }
 
+static bool has_options(const struct ff_connection *connection)
+{
+    return (uint32_t)connection->header.value & FF_FORK_OPTIONS;
+}
+
+/* In a child on demand, as the last thing of the core's: a failure finds it as it would have run. */
+static void begin_with_options(struct fork_job *job)
+{
+    struct ff_connection *connection = job->connection;
+
+    job->server->is_unfit =
+        ff_spare_begin(&job->spare_sock, &connection->header, &connection->reader, &job->server->applied) < 0;
+    ff_close(&job->spare_sock);
+}
+
 /* Runs in the child: nothing of the server stays but the request, or the way that it will come. */
 static void leave_server(void *arg, sigset_t *mask)
 {
@@ -360,7 +378,7 @@ static void leave_server(void *arg, sigset_t *mask)
     if (job->child->dies_with_client)
         ff_tree_become_root();
     job->child->held_fd = job->child->spare_sock = -1;
-    server->spare.sock = job->spare_sock;
+    server->spare.sock = is_spare ? job->spare_sock : -1;
     ff_reader_init(&server->spare.reader);
     ff_status_abandon(&server->status);
     /* ^C is not for a process that does nothing yet. */
@@ -368,6 +386,8 @@ static void leave_server(void *arg, sigset_t *mask)
     server->loop = NULL;
     ff_address_forget(); /* what the signals had before the server may be that */
     server->in_child = true;
+    if (!is_spare && has_options(job->connection))
+        begin_with_options(job);
 }
 
 /* The first descriptor of the request stays with the server when the client wants it held. */
@@ -489,15 +509,35 @@ static struct ff_child *take_spare(struct ff_server *server, struct ff_connectio
 }
 
 /* It is a child like all others from now on, if perhaps a dead one. */
+static void adopt(struct ff_server *server, struct ff_connection *connection, struct ff_child *child)
+{
+    ff_close(&child->spare_sock);
+    ff_children_adopt_spare(&server->children, child);
+    if (!child->is_on_demand)
+        take_wishes(child, connection);
+}
+
+/* Nobody hears of it. */
+static void discard(struct ff_child *child)
+{
+    child->owner = NULL;
+    child->stream = false;
+    ff_spare_dismiss(child);
+}
+
+/* The spare has said that it begins with its request, or why it cannot. */
 static void begin(struct ff_server *server, struct ff_connection *connection)
 {
     struct ff_child *child = take_spare(server, connection);
 
-    ff_close(&child->spare_sock);
-    ff_children_adopt_spare(&server->children, child);
-    take_wishes(child, connection);
-    server->status.counts.spare_starts++;
-    enlist(server, connection, child);
+    if (child->unfit.error != 0) {
+        discard(child);
+        ff_connection_post_unfit(connection, child->unfit);
+    } else {
+        adopt(server, connection, child);
+        server->status.counts.spare_starts += !child->is_on_demand;
+        enlist(server, connection, child);
+    }
     ff_connection_next_request(connection);
     watch_connection(server, connection);
 }
@@ -522,21 +562,22 @@ static bool settle(struct ff_server *server, struct ff_connection *connection)
 }
 
 /* Once it is dead. Where that cannot be told it counts as begun: no request is served twice. */
-static bool may_have_begun(const struct ff_child *child)
+static bool may_have_begun(struct ff_child *child)
 {
     int begun = ff_spare_has_begun(child);
 
     return begun != 0 && begun != -EPIPE;
 }
 
-/* A spare is dead. If it had begun with a request, that is told first; else the request is for a fork. */
+/* A spare is dead. If it had begun with a request, that is told first; else the request is for a fork, unless this is what
+ * it has come of: then it counts as begun, and its client is told how it ended. */
 static void lose_spare(struct ff_server *server, struct ff_child *child)
 {
     struct ff_connection *connection = child->owner;
 
     if (connection == NULL) {
         ff_spares_forget(&server->spares, child);
-    } else if (may_have_begun(child)) {
+    } else if (may_have_begun(child) || child->is_on_demand) {
         begin(server, connection);
     } else {
         take_spare(server, connection);
@@ -551,14 +592,11 @@ static void part_from_spare(struct ff_server *server, struct ff_connection *conn
 {
     struct ff_child *child = take_spare(server, connection);
 
-    if (ff_spare_has_begun(child) <= 0) {
-        child->owner = NULL;
-        ff_spare_dismiss(child);
+    if (ff_spare_has_begun(child) <= 0 || child->unfit.error != 0) {
+        discard(child);
         return;
     }
-    ff_close(&child->spare_sock);
-    ff_children_adopt_spare(&server->children, child);
-    take_wishes(child, connection);
+    adopt(server, connection, child);
     server->status.counts.starts++;
     connection->child_count++;
 }
@@ -580,9 +618,23 @@ static void look_at_handed(struct ff_server *server)
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
         if (other->spare != NULL)
             settle(server, other);
-        if (other->spare != NULL && ff_spare_is_stuck(other->spare))
+        if (other->spare != NULL && !other->spare->is_on_demand && ff_spare_is_stuck(other->spare))
             give_up(server, other);
     }
+}
+
+/* The spare has the request; its client hears of it when it begins. */
+static void await_beginning(struct ff_server *server, struct ff_connection *connection,
+                            struct ff_child *child)
+{
+    open_pidfd(server, connection, child);
+    connection->spare = child;
+    ff_connection_wait(connection, server->tickets++);
+    server->handed_count++;
+    publish_numbers(server);
+    server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
+    /* Without a watch it is looked at all the same. */
+    server->loop->backend->watch(server->loop, child->spare_sock, FF_READABLE, connection);
 }
 
 /* Whether a spare has got the request. */
@@ -597,14 +649,7 @@ static bool hand_to_spare(struct ff_server *server, struct ff_connection *connec
         return false;
     child->owner = connection;
     child->request_id = connection->header.id;
-    open_pidfd(server, connection, child);
-    connection->spare = child;
-    ff_connection_wait(connection, server->tickets++);
-    server->handed_count++;
-    publish_numbers(server);
-    server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
-    /* Without a watch it is looked at all the same. */
-    server->loop->backend->watch(server->loop, child->spare_sock, FF_READABLE, connection);
+    await_beginning(server, connection, child);
     return true;
 }
 
@@ -623,6 +668,24 @@ static void report_dead(struct ff_server *server, struct ff_child *dead)
     }
 }
 
+/* Fork a child that can say when it begins. */
+static pid_t fork_with_socket(struct fork_job *job)
+{
+    int ends[2];
+    int error = ff_fd_socketpair(ends);
+    pid_t pid;
+
+    if (error < 0)
+        return error;
+    job->child->is_spare = true;
+    job->child->spare_sock = ends[0];
+    job->spare_sock = ends[1];
+    pid = ff_fork(job->server->hooks, leave_server, job);
+    if (pid != 0)
+        ff_close(&job->spare_sock);
+    return pid;
+}
+
 static pid_t fork_for(struct fork_job *job)
 {
     if (job->child == NULL || job->fds_to_close == NULL)
@@ -630,7 +693,22 @@ static pid_t fork_for(struct fork_job *job)
     take_wishes(job->child, job->connection);
     if (job->child->stream && !ff_fd_is_stream(job->child->held_fd))
         return -EINVAL;
-    return ff_fork(job->server->hooks, leave_server, job);
+    job->child->is_on_demand = has_options(job->connection);
+    return job->child->is_on_demand ? fork_with_socket(job) : ff_fork(job->server->hooks, leave_server, job);
+}
+
+/* The child is there. One that has options to apply first has still to say that it begins. */
+static void take_child(struct ff_server *server, struct ff_connection *connection, struct ff_child *child)
+{
+    ff_children_add(&server->children, child);
+    if (child->is_on_demand) {
+        await_beginning(server, connection, child);
+    } else {
+        open_pidfd(server, connection, child);
+        enlist(server, connection, child);
+        ff_connection_next_request(connection);
+    }
+    report_dead(server, ff_children_take_lost(&server->children)); /* whoever had that pid before */
 }
 
 /* Returns true in the child. */
@@ -648,16 +726,15 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
     free(job.fds_to_close);
     if (pid > 0) {
         job.child->pid = pid;
-        ff_children_add(&server->children, job.child);
-        open_pidfd(server, connection, job.child);
-        enlist(server, connection, job.child);
-        report_dead(server, ff_children_take_lost(&server->children)); /* whoever had that pid before */
+        take_child(server, connection, job.child);
         return false;
     }
     if (job.child != NULL)
         ff_child_free(job.child);
-    if (pid < 0)
+    if (pid < 0) {
         ff_connection_post_failure(connection, -(int)pid);
+        ff_connection_next_request(connection);
+    }
     return pid == 0;
 }
 
@@ -665,12 +742,7 @@ static bool fork_child(struct ff_server *server, struct ff_connection *connectio
 static bool start_child(struct ff_server *server, struct ff_connection *connection)
 {
     ff_spares_note_request(&server->spares);
-    if (hand_to_spare(server, connection))
-        return false;
-    if (fork_child(server, connection))
-        return true;
-    ff_connection_next_request(connection);
-    return false;
+    return !hand_to_spare(server, connection) && fork_child(server, connection);
 }
 
 static bool has_room(const struct ff_server *server)
@@ -682,22 +754,6 @@ static bool has_room(const struct ff_server *server)
 
 /* ---- spares ---- */
 
-static pid_t fork_ahead(struct fork_job *job)
-{
-    int ends[2];
-    int error = ff_fd_socketpair(ends);
-    pid_t pid;
-
-    if (error < 0)
-        return error;
-    job->child->spare_sock = ends[0];
-    job->spare_sock = ends[1];
-    pid = ff_fork(job->server->hooks, leave_server, job);
-    if (pid != 0)
-        ff_close(&job->spare_sock);
-    return pid;
-}
-
 /* Returns true in the spare. */
 static bool fork_spare(struct ff_server *server)
 {
@@ -707,12 +763,11 @@ static bool fork_spare(struct ff_server *server)
         .spare_sock = -1,
         .fds_to_close = malloc(count_fds(server) * sizeof *job.fds_to_close),
     };
-    pid_t pid = job.child == NULL || job.fds_to_close == NULL ? -ENOMEM : fork_ahead(&job);
+    pid_t pid = job.child == NULL || job.fds_to_close == NULL ? -ENOMEM : fork_with_socket(&job);
 
     free(job.fds_to_close);
     if (pid > 0) {
         job.child->pid = pid;
-        job.child->is_spare = true;
         ff_children_add(&server->children, job.child);
         ff_spares_add(&server->spares, job.child);
         publish_numbers(server);
@@ -856,19 +911,24 @@ static void kill_doomed(struct ff_server *server)
     server->next_kills = now + 1e-3 * FF_TREE_ROUND_MS;
 }
 
-static struct ff_request request_of(const struct ff_frame *header, const struct ff_reader *reader)
+static struct ff_request request_of(const struct ff_frame *header, const struct ff_reader *reader,
+                                    const struct ff_applied *applied)
 {
     return (struct ff_request){
-        .payload = reader->bytes,
-        .payload_size = header->payload_size,
+        .payload = reader->bytes + applied->size,
+        .payload_size = header->payload_size - applied->size,
         .fds = reader->fds,
         .fd_count = (uint32_t)reader->fd_count,
+        .options = applied->kinds,
+        .env = applied->env,
+        .env_size = applied->env_size,
     };
 }
 
-static void hand_over(const struct ff_connection *connection, struct ff_request *ret_request)
+static void hand_over(const struct ff_server *server, const struct ff_connection *connection,
+                      struct ff_request *ret_request)
 {
-    *ret_request = request_of(&connection->header, &connection->reader);
+    *ret_request = request_of(&connection->header, &connection->reader, &server->applied);
 }
 
 static bool serve_event(struct ff_server *server, const struct ff_loop_event *event,
@@ -881,7 +941,7 @@ static bool serve_event(struct ff_server *server, const struct ff_loop_event *ev
     } else if (event->tag == &server->config.alive_fd) {
         check_alive(server);
     } else if (connection->state != FF_CONNECTION_GONE && serve_client(server, connection, event->ready)) {
-        hand_over(connection, ret_request);
+        hand_over(server, connection, ret_request);
         return true;
     }
     return false;
@@ -910,7 +970,7 @@ static bool admit_waiting(struct ff_server *server, struct ff_request *ret_reque
 
     for (int i = 0; i < FF_LOOP_BATCH && connection != NULL; i++) {
         if (start_child(server, connection)) {
-            hand_over(connection, ret_request);
+            hand_over(server, connection, ret_request);
             return true;
         }
         watch_connection(server, connection);
@@ -934,7 +994,7 @@ static bool retry_stalled(struct ff_server *server, struct ff_request *ret_reque
             continue;
         if (serve_client(server, other,
                          other->state == FF_CONNECTION_WAITING ? FF_WRITABLE : FF_READABLE | FF_WRITABLE)) {
-            hand_over(other, ret_request);
+            hand_over(server, other, ret_request);
             return true;
         }
     }
@@ -1060,7 +1120,7 @@ int ff_server_serve_hooked(struct ff_server *server, const struct ff_fork_hooks 
     }
     if (result <= 0)
         stop(server);
-    return result;
+    return result == FF_SERVED_CHILD && server->is_unfit ? FF_SERVED_UNFIT : result;
 }
 
 int ff_server_serve(struct ff_server *server, struct ff_request *ret_request)
@@ -1071,7 +1131,7 @@ int ff_server_serve(struct ff_server *server, struct ff_request *ret_request)
 int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *ret_request)
 {
     struct ff_spare *spare = &server->spare;
-    int result = spare->sock < 0 ? -EINVAL : ff_spare_receive(spare, timeout_ms);
+    int result = spare->sock < 0 ? -EINVAL : ff_spare_receive(spare, timeout_ms, &server->applied);
 
     if (result <= 0)
         return result;
@@ -1079,7 +1139,7 @@ int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *
     sigaction(SIGINT, &server->spare_int, NULL);
     if ((uint32_t)spare->header.value & FF_FORK_DIE_WITH_CLIENT)
         ff_tree_become_root();
-    *ret_request = request_of(&spare->header, &spare->reader);
+    *ret_request = request_of(&spare->header, &spare->reader, &server->applied);
     return 1;
 }
 

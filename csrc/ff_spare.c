@@ -79,14 +79,16 @@ static int look_at(const struct ff_child *child, int what)
     return info.si_pid != 0;
 }
 
-int ff_spare_has_begun(const struct ff_child *child)
+int ff_spare_has_begun(struct ff_child *child)
 {
-    char byte;
-    ssize_t received = FF_RETRY_EINTR(recv(child->spare_sock, &byte, 1, MSG_DONTWAIT));
+    struct ff_unfit unfit;
+    ssize_t received = FF_RETRY_EINTR(recv(child->spare_sock, &unfit, sizeof unfit, MSG_DONTWAIT));
 
-    if (received == 1)
+    if (received == sizeof unfit) {
+        child->unfit = unfit;
         return 1;
-    if (received == 0 || errno == ECONNRESET)
+    }
+    if (received >= 0 || errno == ECONNRESET)
         return -EPIPE;
     return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
 }
@@ -217,9 +219,29 @@ static int receive_part(struct ff_spare *spare, size_t size)
     return result;
 }
 
-int ff_spare_receive(struct ff_spare *spare, int timeout_ms)
+static int tell(int sock, struct ff_unfit unfit)
+{
+    return ff_msg_send(sock, &unfit, sizeof unfit, NULL, 0) == sizeof unfit && unfit.error == 0 ? 0 : -EPIPE;
+}
+
+int ff_spare_begin(int *sock, const struct ff_frame *header, struct ff_reader *reader,
+                   struct ff_applied *ret_applied)
+{
+    struct ff_unfit unfit = {0};
+
+    memset(ret_applied, 0, sizeof *ret_applied);
+    if ((uint32_t)header->value & FF_FORK_OPTIONS) {
+        unfit.error = -ff_fd_raise(sock); /* no stream takes its place */
+        if (unfit.error == 0)
+            unfit = ff_options_apply(reader->bytes, reader->fds, &reader->fd_count, ret_applied);
+    }
+    return tell(*sock, unfit);
+}
+
+int ff_spare_receive(struct ff_spare *spare, int timeout_ms, struct ff_applied *ret_applied)
 {
     int ready = ff_wait_readable(spare->sock, timeout_ms);
+    const struct ff_unfit lack_of_fds = {.error = EMFILE};
 
     if (ready == 0 || ready == -EINTR)
         return -EAGAIN;
@@ -229,7 +251,9 @@ int ff_spare_receive(struct ff_spare *spare, int timeout_ms)
     ff_reader_restart(&spare->reader);
     if (receive_part(spare, spare->header.payload_size) < 0)
         return 0;
-    if (ff_msg_send(spare->sock, "", 1, NULL, 0) < 0)
-        return 0; /* the server has gone, or thought better of it */
-    return spare->reader.fd_count == spare->header.fd_count ? 1 : -EMFILE;
+    if (spare->reader.fd_count != spare->header.fd_count) {
+        tell(spare->sock, lack_of_fds);
+        return 0;
+    }
+    return ff_spare_begin(&spare->sock, &spare->header, &spare->reader, ret_applied) == 0;
 }

@@ -7,6 +7,9 @@
  *                                      |
  *                                      +--- quiet for a while, other surroundings, stopped, dead: dismissed
  *
+ * A request with options has its child on demand: a spare from the fork to its beginning, which has its request already.
+ * Of both kinds the one that begins with such a request applies the options first. Where it cannot, it says so.
+ *
  * The fork and the language runtime's hooks are over when a request comes. A spare ends by itself when the server's end
  * of its socket does. A client hears of its child only when that has begun: what happens to a spare before harms nobody.
  */
@@ -57,9 +60,9 @@ void ff_spares_forget(struct ff_spares *spares, const struct ff_child *child);
 struct ff_child *ff_spares_hand_over(struct ff_spares *spares, const struct ff_frame *header,
                                      const unsigned char *payload, const int *fds, size_t fd_count);
 
-/* Whether a spare that has a request has begun with it: 1, 0 for not yet, -EPIPE: it never will; or another -errno: that
- * cannot be told now. */
-int ff_spare_has_begun(const struct ff_child *child);
+/* Whether a spare that has a request has begun with it: 1, or why it could not is in child->unfit; 0 for not yet, -EPIPE:
+ * it never will; or another -errno: that cannot be told now. */
+int ff_spare_has_begun(struct ff_child *child);
 
 /* Where the system can: it cannot begin from now on. Whether it has is still told, and no longer changes. */
 void ff_spare_refuse(const struct ff_child *child);
@@ -90,8 +93,13 @@ struct ff_spare {
     struct ff_reader reader; /* then holds the request */
 };
 
-/* Wait for a request: 1 when it is there, and the server knows that it begins; 0 when none will come any more; -EAGAIN when none came within timeout_ms
- * (negative: no limit); -EMFILE when its descriptors could not all be taken. */
-int ff_spare_receive(struct ff_spare *spare, int timeout_ms);
+/* Become what the options of a request say, if it has any, and tell the server by the socket that this begins, or why
+ * not: 0, or -EPIPE when the process is to end. */
+int ff_spare_begin(int *sock, const struct ff_frame *header, struct ff_reader *reader,
+                   struct ff_applied *ret_applied);
+
+/* Wait for a request: 1 when it is there, and the server knows that it begins; 0 when none will come any more, or the
+ * server knows that it cannot begin; -EAGAIN when none came within timeout_ms (negative: no limit). */
+int ff_spare_receive(struct ff_spare *spare, int timeout_ms, struct ff_applied *ret_applied);
 
 #endif

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .batch import start_all
+    from .options import ChildOptions
     from .status import ServerStatus
 
 __all__ = [
+    "ChildOptions",
     "FastForkContext",
     "LeanCallError",
     "PreloadError",
@@ -40,7 +42,7 @@ __version__ = "0.2.0"
 register()
 
 
-_LATER = {"ServerStatus": "status", "start_all": "batch"}
+_LATER = {"ChildOptions": "options", "ServerStatus": "status", "start_all": "batch"}
 """Modules that not every program needs, by the names that come from them."""
 
 

@@ -35,6 +35,23 @@ FORK_PIDFD: int = lib.FF_FORK_PIDFD
 FORK_HELD: int = lib.FF_FORK_HELD
 FORK_STREAM: int = lib.FF_FORK_STREAM
 FORK_DIE_WITH_CLIENT: int = lib.FF_FORK_DIE_WITH_CLIENT
+FORK_OPTIONS: int = lib.FF_FORK_OPTIONS
+
+OPTION_STDIN: int = lib.FF_OPTION_STDIN
+OPTION_STDOUT: int = lib.FF_OPTION_STDOUT
+OPTION_STDERR: int = lib.FF_OPTION_STDERR
+OPTION_NEW_SESSION: int = lib.FF_OPTION_NEW_SESSION
+OPTION_UMASK: int = lib.FF_OPTION_UMASK
+OPTION_CWD: int = lib.FF_OPTION_CWD
+OPTION_ENV: int = lib.FF_OPTION_ENV
+OPTION_NICE: int = lib.FF_OPTION_NICE
+OPTION_AFFINITY: int = lib.FF_OPTION_AFFINITY
+OPTION_RLIMIT: int = lib.FF_OPTION_RLIMIT
+STREAM_FD: int = lib.FF_STREAM_FD
+STREAM_NULL: int = lib.FF_STREAM_NULL
+STREAM_STDOUT: int = lib.FF_STREAM_STDOUT
+MAX_CPUS: int = lib.FF_MAX_CPUS
+MAX_RLIMITS: int = lib.FF_MAX_RLIMITS
 
 REFUSALS: dict[int, str] = {
     lib.FF_REFUSED_MAGIC: "not a fastfork frame",
@@ -44,6 +61,7 @@ REFUSALS: dict[int, str] = {
     lib.FF_REFUSED_FDS: "more or fewer descriptors than announced, or too many",
     lib.FF_REFUSED_MEMORY: "the server has no memory for the request",
     lib.FF_REFUSED_TIME: f"a request that was begun and not ended within {lib.FF_REQUEST_MS / 1000:g} s",
+    lib.FF_REFUSED_OPTIONS: "a block of options that is none",
 }
 """Why a server refuses a request, by the value of a REFUSED frame."""
 
@@ -58,6 +76,7 @@ REFUSAL_NAMES: dict[int, str] = {
     lib.FF_REFUSED_USER: "user",
     lib.FF_REFUSED_CLIENTS: "clients",
     lib.FF_REFUSED_TIME: "time",
+    lib.FF_REFUSED_OPTIONS: "options",
 }
 """Why a server refuses a connection, in a word each."""
 
@@ -83,6 +102,8 @@ class Frame:
         The descriptor that came along, or -1.
     cpu_ms, peak_memory:
         Of an EXITED frame: the child's CPU time and the most that it had resident, as getrusage(2) has it.
+    option:
+        Of a FAILED frame: the kind of the option that could not be applied, or 0.
 
     """
 
@@ -92,15 +113,35 @@ class Frame:
         self.content = content
         _, _, self.type, self.id, self.value, self.cpu_ms, self.peak_memory, self.fd = _FRAME.unpack(content)
 
+    @property
+    def option(self) -> int:
+        """The same place in the frame as `cpu_ms`."""
+        return self.cpu_ms
+
 
 class Request:
-    """A request as the child that serves it sees it. The child owns the descriptors."""
+    """A request as the child that serves it sees it. The child owns the descriptors.
 
-    __slots__ = ("fds", "payload")
+    Attributes
+    ----------
+    options:
+        ``1 << kind`` for each kind of option that has been applied, but for limits.
+    env:
+        The environment, if that was among them: each variable with a null character behind it.
 
-    def __init__(self, payload: bytes, fds: list[int]) -> None:
+    """
+
+    __slots__ = ("env", "fds", "options", "payload")
+
+    def __init__(self, payload: bytes, fds: list[int], options: int, env: bytes) -> None:
         self.payload = payload
         self.fds = fds
+        self.options = options
+        self.env = env
+
+    def has(self, kind: int) -> bool:
+        """Whether an option has been applied."""
+        return bool(self.options >> kind & 1)
 
 
 def _check(result: int) -> int:
@@ -109,9 +150,20 @@ def _check(result: int) -> int:
     return result
 
 
+_settled_backend: int | None = None
+
+
 def _backend() -> int:
     """Return the backend that the environment asks for: ``FASTFORK_BACKEND=poll`` forces the portable one."""
+    if _settled_backend is not None:
+        return _settled_backend
     return lib.FF_BACKEND_POLL if os.environ.get("FASTFORK_BACKEND") == "poll" else lib.FF_BACKEND_AUTO
+
+
+def settle_backend() -> None:
+    """Keep the backend that this process has, whatever becomes of its environment: its template has it, too."""
+    global _settled_backend
+    _settled_backend = _backend()
 
 
 def has_pidfds() -> bool:
@@ -175,7 +227,7 @@ class Server:
     def serve(self) -> Request | None:
         """Serve. Returns None at the end and, in each child, its request: the caller then runs it.
 
-        Raises `OSError` when the event loop cannot be set up or fails, or a child could not take its descriptors.
+        Raises `OSError` when the event loop cannot be set up or fails.
         """
         request = ffi.new("struct ff_request *")
         served = _check(lib.ff_python_serve(self._server, request))
@@ -183,10 +235,12 @@ class Server:
             return None
         if served == lib.FF_SERVED_SPARE:
             self._await_request(request)
+        elif served == lib.FF_SERVED_UNFIT:
+            os._exit(0)  # the client has been told; of this process it never hears
         return _read_request(request)
 
     def _await_request(self, request: Any) -> None:
-        """Wait for the request of a child that was forked ahead of it; the child ends here when none will come."""
+        """Wait for the request of a child that was forked ahead of it; the child ends here when there is none for it."""
         result = -errno.EAGAIN
         while result == -errno.EAGAIN:  # a signal's Python handler runs in between
             result = lib.ff_spare_await(self._server, -1, request)
@@ -214,6 +268,8 @@ def _read_request(request: Any) -> Request:
     return Request(
         ffi.buffer(request.payload, request.payload_size)[:],
         [request.fds[i] for i in range(request.fd_count)],
+        request.options,
+        ffi.buffer(request.env, request.env_size)[:] if request.env_size else b"",
     )
 
 

@@ -8,7 +8,7 @@ from . import _native
 from .client import ServerGoneError
 from .context import FastForkProcess, _server
 from .errors import StartAllError
-from .popen import MAX_INLINE_PAYLOAD, Popen, parent_sentinel
+from .popen import Popen, parent_sentinel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +24,13 @@ class _PostedPopen(Popen):
     _posted: tuple[Connection, int] | None = None
 
     def _launch(self, process_obj: Any) -> None:
-        self._note_death_with_client(process_obj)
-        payload = self._pickle(process_obj)
-        if len(payload) > MAX_INLINE_PAYLOAD or not _native.has_pidfds():
+        payload = self._prepare(process_obj)
+        if not self._is_inline(payload) or not _native.has_pidfds():
             self._launch_with(process_obj, payload)
             return
         dies = _native.FORK_DIE_WITH_CLIENT if self._dies_with_client(process_obj) else 0
         fds = [parent_sentinel(), *self._fds]
-        self._posted = self._server.post(payload, fds, _native.FORK_PIDFD | dies)
+        self._posted = self._server.post(payload, fds, _native.FORK_PIDFD | dies, self._options)
 
     def complete(self, process_obj: Any) -> None:
         """Wait for the child. Raises `OSError` if there is none."""

@@ -9,7 +9,7 @@ import pickle
 import sys
 from multiprocessing import process, resource_tracker, spawn, util
 
-from . import answering
+from . import _native, answering, becoming
 from .forkserver import _forkserver
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
@@ -26,6 +26,8 @@ calls multiprocessing's own and no other."""
 
 def run(request: Request, config: TemplateConfig) -> NoReturn:
     """Run the process that was asked for. Nothing unwinds past this: the process ends here."""
+    if request.options:
+        becoming.complete(request)
     if answering.is_for(request.payload):
         answering.run(request, config)
     try:
@@ -58,34 +60,40 @@ def serve(request: Request, config: TemplateConfig) -> int:
     _forkserver.adopt(config, alive_fd, fds)
     # After the fork hooks: the tracker's own one closes what it holds (3.12.10 and later).
     resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
+    has_cwd = request.has(_native.OPTION_CWD)
     if request.payload:
-        loaded = _load(io.BytesIO(request.payload), config)
+        loaded = _load(io.BytesIO(request.payload), config, has_cwd)
     else:
         parent_sentinel = os.dup(sentinel)
         with open(sentinel, "rb") as stream:
-            loaded = _load(stream, config)
+            loaded = _load(stream, config, has_cwd)
         sentinel = parent_sentinel
     code: int = loaded._bootstrap(sentinel)
     return code
 
 
-def _load(stream: BinaryIO, config: TemplateConfig) -> Any:
+def _load(stream: BinaryIO, config: TemplateConfig, has_cwd: bool) -> Any:
     """Unpickle the process object, in a process prepared for it, as multiprocessing.spawn._main() does."""
     current = process.current_process()
     current._inheriting = True  # type: ignore[attr-defined]
     try:
-        _prepare(pickle.load(stream), config)
+        _prepare(pickle.load(stream), config, has_cwd)
         return pickle.load(stream)
     finally:
         del current._inheriting  # type: ignore[attr-defined]
 
 
-def _prepare(told: dict[str, Any] | str, config: TemplateConfig) -> None:
-    """Become what the client is: by its preparation data, or by a name where the template has been told the rest."""
-    if not isinstance(told, str):
-        spawn.prepare(told)
-    elif not config.is_prepared:
-        spawn.prepare({**config.prepared, "name": told})
-    else:
+def _prepare(told: dict[str, Any] | str, config: TemplateConfig, has_cwd: bool) -> None:
+    """Become what the client is: by its preparation data, or by a name where the template has been told the rest.
+
+    A process that has been given a directory stays there.
+    """
+    if isinstance(told, str) and config.is_prepared:
         process.current_process().name = told
-        os.chdir(config.prepared["dir"])  # it may not be there any more
+        if not has_cwd:
+            os.chdir(config.prepared["dir"])  # it may not be there any more
+        return
+    data = {**config.prepared, "name": told} if isinstance(told, str) else told
+    if has_cwd:
+        data.pop("dir", None)
+    spawn.prepare(data)

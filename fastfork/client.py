@@ -324,15 +324,20 @@ class Connection:
         """Whether the template is still at the other end."""
         return not self._broken and not _native.is_hung_up(self._sock)
 
-    def start(self, payload: bytes, fds: Sequence[int], *, die_with_client: bool = False) -> Child:
+    def start(
+        self, payload: bytes, fds: Sequence[int], *, die_with_client: bool = False, has_options: bool = False
+    ) -> Child:
         """Have a child forked that gets `payload` (bytes) and duplicates of `fds`.
 
-        With `die_with_client` the server kills it, and all below it, once this connection ends.
+        With `die_with_client` the server kills it, and all below it, once this connection ends. With `has_options` both
+        parameters begin with what `ChildOptions.encode` has returned.
 
         Raises `ServerGoneError` when the request did not reach the server, `BrokenPipeError` when the server went away
         before it answered and a child may or may not have been started, and `OSError` with the errno of what failed.
         """
         flags = _native.FORK_DIE_WITH_CLIENT if die_with_client else 0
+        if has_options:
+            flags |= _native.FORK_OPTIONS
         if self._has_pidfds:
             return self._start(flags | _native.FORK_PIDFD, payload, fds, _AWAITED_PIDFD)
         sentinel, held = os.pipe()
@@ -602,7 +607,7 @@ class Connection:
 
     def _answer_in(self, frame: _native.Frame, sentinel: int) -> Child | OSError | int:
         if frame.type == _native.FRAME_FAILED:
-            return OSError(frame.value, f"the fork server: {os.strerror(frame.value)}")
+            return _failure(frame)
         if frame.type == _native.FRAME_STATUS:
             return frame.fd if frame.fd >= 0 else OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return Child(self, frame.value, frame.fd if frame.fd >= 0 else sentinel, is_pidfd=frame.fd >= 0)
@@ -711,6 +716,15 @@ class Connection:
         if not self._broken:
             self._broken = True
             os.close(self._sock)
+
+
+def _failure(frame: _native.Frame) -> OSError:
+    who = "the fork server"
+    if frame.option:
+        from .options import name_of_option
+
+        who = f"the process cannot be started with the option {name_of_option(frame.option)}"
+    return OSError(frame.value, f"{who}: {os.strerror(frame.value)}")
 
 
 def _refusal(cause: int) -> OSError:

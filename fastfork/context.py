@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .forkserver import ForkServer
+    from .options import ChildOptions
 
 
 class _MethodName(str):
@@ -70,19 +71,33 @@ class FastForkProcess(BaseProcess):
 
     Parameters
     ----------
+    options:
+        What it is to be, in which directory, with which environment and limits, and so on; None: as its template is.
     die_with_client:
         True: it is killed, and all below it, when the process that has started it ends in whatever way. None: as its
-        context has it, or else as that process itself was started. What a process that has ended before left behind
-        lives on. The other parameters are those of `multiprocessing.Process`.
+        options or its context have it, or else as that process itself was started. What a process that has ended before
+        left behind lives on. The other parameters are those of `multiprocessing.Process`.
+
+    Raises `TypeError` for options that are none, `ValueError` where they contradict `die_with_client`.
 
     """
 
     _start_method = METHOD
     _template: str | None = None
     _die_with_client: bool | None = None
+    _options: ChildOptions | None = None
 
-    def __init__(self, *args: Any, die_with_client: bool | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        options: ChildOptions | None = None,
+        die_with_client: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        if options is not None:
+            die_with_client = _choice_of_death(options, die_with_client)
+            self._options = options
         if die_with_client is not None:
             self._die_with_client = die_with_client
 
@@ -121,6 +136,20 @@ class FastForkProcess(BaseProcess):
         from .popen import Popen
 
         return Popen(process_obj, _server(cls._template))
+
+
+def _choice_of_death(options: ChildOptions, die_with_client: bool | None) -> bool | None:
+    """Return whether a process dies with its client, as it or its options say."""
+    from .options import ChildOptions
+
+    if not isinstance(options, ChildOptions):
+        raise TypeError(f"options must be a fastfork.ChildOptions, not {options!r}")
+    chosen = options.die_with_client
+    if die_with_client is None or chosen is None:
+        return chosen if die_with_client is None else die_with_client
+    if chosen != die_with_client:
+        raise ValueError(f"die_with_client is {die_with_client!r}, and {chosen!r} in the options")
+    return chosen
 
 
 def _rebuild(template: str) -> FastForkProcess:

@@ -216,7 +216,13 @@ class ForkServer:
     # ---- fastfork's own ----
 
     def start(
-        self, payload: bytes, sentinel: int, fds: Sequence[int], *, die_with_client: bool = False
+        self,
+        payload: bytes,
+        sentinel: int,
+        fds: Sequence[int],
+        *,
+        die_with_client: bool = False,
+        options: tuple[bytes, list[int]] = (b"", []),
     ) -> Child:
         """Have a child forked that runs `payload`.
 
@@ -230,17 +236,23 @@ class ForkServer:
             Descriptors for the child, at most `MAXFDS_TO_SEND`.
         die_with_client:
             Whether the child, and all below it, is to be killed when this process ends.
+        options:
+            What `ChildOptions.encode` has returned. Its descriptors are counted with `fds`.
 
-        Raises as `connect_to_new_process`.
+        Raises as `connect_to_new_process`, and `OSError` when an option cannot be applied.
 
         """
+        block, streams = options
 
         def send(to: Connection, alive_fd: int) -> Child:
             return to.start(
-                payload, [sentinel, alive_fd, _tracker_fd(), *fds], die_with_client=die_with_client
+                block + payload,
+                [*streams, sentinel, alive_fd, _tracker_fd(), *fds],
+                die_with_client=die_with_client,
+                has_options=bool(block),
             )
 
-        return self._request(fds, send)
+        return self._request([*streams, *fds], send)
 
     def post(self, payload: bytes, fds: Sequence[int], flags: int) -> tuple[Connection, int]:
         """Have a child forked as `start` does, and do not wait until it is there.

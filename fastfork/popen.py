@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .client import Child
     from .forkserver import ForkServer
+    from .options import ChildOptions
 
 MAX_INLINE_PAYLOAD = 65536
 """Bytes that travel inside the request; more goes from this process to the child, through a pipe."""
@@ -45,6 +46,7 @@ class Popen(popen_fork.Popen):
     pid: int
     sentinel: int
     _child: Child
+    _options: tuple[bytes, list[int]]
 
     def __init__(self, process_obj: BaseProcess, server: ForkServer | None = None) -> None:
         self._fds: list[int] = []
@@ -59,15 +61,22 @@ class Popen(popen_fork.Popen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj: Any) -> None:
-        self._note_death_with_client(process_obj)
-        self._launch_with(process_obj, self._pickle(process_obj))
+        self._launch_with(process_obj, self._prepare(process_obj))
 
-    def _note_death_with_client(self, process_obj: Any) -> None:
+    def _prepare(self, process_obj: Any) -> bytes:
+        """Make ready what the child is sent: the payload."""
         if self._dies_with_client(process_obj):
             process_obj._die_with_client = True  # before it is pickled: then its own children do so too
+        with _set_aside_options(process_obj) as options:
+            payload = self._pickle(process_obj)
+        self._options = (b"", []) if options is None else options.encode()
+        return payload
+
+    def _is_inline(self, payload: bytes) -> bool:
+        return len(self._options[0]) + len(payload) <= MAX_INLINE_PAYLOAD
 
     def _launch_with(self, process_obj: Any, payload: bytes) -> None:
-        if len(payload) <= MAX_INLINE_PAYLOAD:
+        if self._is_inline(payload):
             self._start(process_obj, payload, parent_sentinel())
             with self._ended_on_failure():
                 self.finalizer = util.Finalize(self, self._child.close)
@@ -78,7 +87,9 @@ class Popen(popen_fork.Popen):
 
     def _start(self, process_obj: Any, payload: bytes, sentinel: int) -> None:
         die_with_client = self._dies_with_client(process_obj)
-        self._child = self._server.start(payload, sentinel, self._fds, die_with_client=die_with_client)
+        self._child = self._server.start(
+            payload, sentinel, self._fds, die_with_client=die_with_client, options=self._options
+        )
 
     def _dies_with_client(self, process_obj: Any) -> bool:
         """Whether a process dies with this one: as was said for it or for its context, or as this one does itself."""
@@ -141,6 +152,17 @@ class Popen(popen_fork.Popen):
     def _send_signal(self, sig: int) -> None:
         if self.returncode is None:
             self._child.send_signal(sig)
+
+
+@contextlib.contextmanager
+def _set_aside_options(process_obj: Any) -> Iterator[ChildOptions | None]:
+    """Take a process object's options out of it for a while: they are applied to its process, which is not told them."""
+    options = vars(process_obj).pop("_options", None)
+    try:
+        yield options
+    finally:
+        if options is not None:
+            process_obj._options = options
 
 
 def _write_payload(fd: int, payload: bytes) -> None:

@@ -130,6 +130,8 @@ static inline void serve_here(const struct service *service, int listener, int a
     fds_before = check_count_fds();
     CHECK_INT(ff_server_new(&config, &server), 0);
     result = ff_server_serve_hooked(server, service->hooks, &request);
+    if (result == FF_SERVED_UNFIT)
+        _exit(0);
     if (result == FF_SERVED_SPARE && service->in_spare != NULL)
         service->in_spare();
     if (result == FF_SERVED_SPARE)

@@ -406,7 +406,7 @@ static void test_unsound_numbers(void)
         {0, UINT32_MAX, 0, FF_REFUSED_PAYLOAD},
         {0, 0, FF_MAX_FDS + 1, FF_REFUSED_FDS},
         {0, 0, UINT32_MAX, FF_REFUSED_FDS},
-        {16, 0, 1, FF_REFUSED_TYPE},
+        {32, 0, 1, FF_REFUSED_TYPE},
         {1u << 31, 0, 1, FF_REFUSED_TYPE},
         {FF_FORK_HELD, 0, 0, FF_REFUSED_TYPE},
         {FF_FORK_STREAM, 0, 1, FF_REFUSED_TYPE},

@@ -1211,7 +1211,7 @@ static void test_refusals(void)
     check_refused(&serving, frame_with(0, 0, FF_MAX_FDS + 1), FF_REFUSED_FDS);
     check_refused(&serving, frame_with(0, 0, 0), FF_REFUSED_FDS);
     check_refused(&serving, frame_with(0, 0, 2), FF_REFUSED_FDS);
-    check_refused(&serving, frame_with(16, 0, 1), FF_REFUSED_TYPE);
+    check_refused(&serving, frame_with(32, 0, 1), FF_REFUSED_TYPE);
     check_refused(&serving, frame_with(FF_FORK_STREAM, 0, 1), FF_REFUSED_TYPE);
     check_refused(&serving, status_with(0, 1), FF_REFUSED_FDS);
     check_refused(&serving, status_with(1, 0), FF_REFUSED_PAYLOAD);
