@@ -569,16 +569,27 @@ static bool may_have_begun(struct ff_child *child)
     return begun != 0 && begun != -EPIPE;
 }
 
-/* A spare is dead. If it had begun with a request, that is told first; else the request is for a fork, unless this is what
- * it has come of: then it counts as begun, and its client is told how it ended. */
+/* A child on demand is dead and has said nothing. Whatever has killed it, its client is told that as of any child; but one
+ * that has ended by itself could not even say why it did not begin. */
+static void lose_silent(struct ff_server *server, struct ff_child *child)
+{
+    if (child->exit_code >= 0)
+        child->unfit.error = EPIPE;
+    begin(server, child->owner);
+}
+
+/* A spare is dead. If it had begun with a request, that is told first; else the request is for a fork, unless it comes
+ * from one. */
 static void lose_spare(struct ff_server *server, struct ff_child *child)
 {
     struct ff_connection *connection = child->owner;
 
     if (connection == NULL) {
         ff_spares_forget(&server->spares, child);
-    } else if (may_have_begun(child) || child->is_on_demand) {
+    } else if (may_have_begun(child)) {
         begin(server, connection);
+    } else if (child->is_on_demand) {
+        lose_silent(server, child);
     } else {
         take_spare(server, connection);
         child->owner = NULL;

@@ -30,6 +30,7 @@ _START_DEADLINE = 1.0
 ended when somebody else starts one."""
 
 _NO_PARTS: list[Part] = []
+_NO_OPTIONS: tuple[bytes, list[int]] = (b"", [])
 
 
 class Call:
@@ -47,6 +48,8 @@ class Call:
         Descriptors for it.
     dies_with_client:
         Whether the child, and all below it, is killed when this process ends.
+    options:
+        What `ChildOptions.encode` has returned; with `payload` at most MAX_PAYLOAD bytes.
 
     Raises `OSError` when it cannot be sent, and what the start of a template raises.
 
@@ -67,8 +70,11 @@ class Call:
         fds: Sequence[int] = (),
         *,
         dies_with_client: bool = True,
+        options: tuple[bytes, list[int]] = _NO_OPTIONS,
     ) -> None:
         flags = _native.FORK_DIE_WITH_CLIENT if dies_with_client else 0
+        if options[0]:
+            flags |= _native.FORK_OPTIONS
         self.reader = message.Reader()
         self.unsent = message.pack(0, parts) if parts else _NO_PARTS
         self._child: Child | None = None
@@ -76,7 +82,7 @@ class Call:
         self.sock, theirs = socket.socketpair()
         try:
             self.sock.setblocking(False)
-            self._connection, self._id = server.post(payload, [theirs.fileno(), *fds], flags)
+            self._connection, self._id = server.post(payload, [theirs.fileno(), *fds], flags, options)
         except BaseException:
             self.sock.close()
             raise

@@ -26,11 +26,11 @@ calls multiprocessing's own and no other."""
 
 def run(request: Request, config: TemplateConfig) -> NoReturn:
     """Run the process that was asked for. Nothing unwinds past this: the process ends here."""
-    if request.options:
-        becoming.complete(request)
-    if answering.is_for(request.payload):
-        answering.run(request, config)
     try:
+        if request.options:
+            becoming.complete(request)
+        if answering.is_for(request.payload):
+            answering.run(request, config)
         _run(request, config)
     except BaseException:  # ^C at its very end, or an exit code that no C int holds
         sys.excepthook(*sys.exc_info())

@@ -254,7 +254,13 @@ class ForkServer:
 
         return self._request([*streams, *fds], send)
 
-    def post(self, payload: bytes, fds: Sequence[int], flags: int) -> tuple[Connection, int]:
+    def post(
+        self,
+        payload: bytes,
+        fds: Sequence[int],
+        flags: int,
+        options: tuple[bytes, list[int]] = (b"", []),
+    ) -> tuple[Connection, int]:
         """Have a child forked as `start` does, and do not wait until it is there.
 
         Parameters
@@ -265,16 +271,21 @@ class ForkServer:
             Descriptors for the child, at most `MAXFDS_TO_SEND` and one: before the second, it gets what ties it to the
             template and to the resource tracker.
         flags:
-            ``ff_fork_flags``.
+            ``ff_fork_flags``; with FORK_OPTIONS if there are any.
+        options:
+            As for `start`. That one cannot be applied is the answer to the request.
 
         Returns the connection and the number of the request there. Raises as `connect_to_new_process`.
 
         """
 
-        def send(to: Connection, alive_fd: int) -> tuple[Connection, int]:
-            return to, to.post(payload, [fds[0], alive_fd, _tracker_fd(), *fds[1:]], flags)
+        block, streams = options
 
-        return self._request(fds[1:], send)
+        def send(to: Connection, alive_fd: int) -> tuple[Connection, int]:
+            own_fds = [*streams, fds[0], alive_fd, _tracker_fd(), *fds[1:]]
+            return to, to.post(block + payload, own_fds, flags)
+
+        return self._request([*streams, *fds[1:]], send)
 
     def _start_with_stream(self, status_w: int, data_r: int, fds: Sequence[int]) -> None:
         def send(to: Connection, alive_fd: int) -> None:

@@ -69,6 +69,7 @@ def call(
     fds: Sequence[int] = (),
     timeout: float | None = None,
     template: str | None = None,
+    options: ChildOptions | None = None,
 ) -> bytes | bytearray:
     """Call a function in a fresh process; return its bytes.
 
@@ -77,7 +78,7 @@ def call(
 
     Raises as `LeanCall.result`, and `ValueError` when the function has returned descriptors: use `start` for these.
     """
-    with start(function, data, fds=fds, template=template) as started:
+    with start(function, data, fds=fds, template=template, options=options) as started:
         answer = started.result(timeout)
     for fd in answer.fds:
         os.close(fd)
@@ -93,6 +94,7 @@ def start(
     fds: Sequence[int] = (),
     template: str | None = None,
     die_with_client: bool = True,
+    options: ChildOptions | None = None,
 ) -> LeanCall:
     """Have a function called in a fresh process, and do not wait for it.
 
@@ -107,23 +109,29 @@ def start(
     template:
         The name of the template, as in `fastfork.get_context`.
     die_with_client:
-        Whether the process is killed, and all below it, when this one ends.
+        Whether the process is killed, and all below it, when this one ends. Options that say so have precedence.
+    options:
+        What the process is to be before it runs. One that cannot be applied is an `OSError` of `LeanCall.result`.
 
-    Raises `ValueError` for a name without a colon or with a null character and for too many descriptors, `OSError` and
-    `fastfork.PreloadError` as the start of a process does.
+    Raises `ValueError` for a name without a colon or with a null character, for too many descriptors and for options
+    that cannot be sent, `OSError` and `fastfork.PreloadError` as the start of a process does.
 
     """
     if ":" not in function or "\0" in function:
         raise ValueError(f"a function is named as in 'module:function', not {function!r}")
     name = function.encode() + b"\0"
     parts: list[message.Part] = []
-    if len(name) + len(data) < _native.MAX_PAYLOAD:
+    encoded: tuple[bytes, list[int]] = (b"", [])
+    if options is not None:
+        encoded = options.encode()
+        die_with_client = die_with_client if options.die_with_client is None else options.die_with_client
+    if len(encoded[0]) + len(name) + len(data) < _native.MAX_PAYLOAD:
         payload = b"".join((bytes((CALL,)), name, data))
     else:
         payload = bytes((CALL_ON_CHANNEL,)) + name
         parts = [memoryview(data).cast("B")]
     server = default_server(template)
-    return LeanCall(function, Call(server, payload, parts, fds, dies_with_client=die_with_client))
+    return LeanCall(function, Call(server, payload, parts, fds, dies_with_client=die_with_client, options=encoded))
 
 
 class LeanCall:

@@ -135,7 +135,7 @@ class ChildOptions:
 
     def __repr__(self) -> str:
         values = ((name, getattr(self, name)) for name in self.__slots__)
-        given = ", ".join(f"{name}={value!r}" for name, value in values if value not in (None, False))
+        given = ", ".join(f"{name}={value!r}" for name, value in values if value is not None and value is not False)
         return f"ChildOptions({given})"
 
     def encode(self) -> tuple[bytes, list[int]]:

@@ -607,10 +607,11 @@ static void test_one_that_is_refused_does_not_begin(void)
 {
     struct ff_child child;
     struct ff_spare spare;
+    struct ff_applied applied;
 
     open_asked(&child, &spare);
     ff_spare_refuse(&child);
-    CHECK_INT(ff_spare_receive(&spare, DEADLINE_MS), 0);
+    CHECK_INT(ff_spare_receive(&spare, DEADLINE_MS, &applied), 0);
     CHECK_INT(ff_spare_has_begun(&child), -EPIPE);
     close_asked(&child, &spare);
 }
@@ -620,9 +621,10 @@ static void test_one_that_has_begun_is_not_refused(void)
 {
     struct ff_child child;
     struct ff_spare spare;
+    struct ff_applied applied;
 
     open_asked(&child, &spare);
-    CHECK_INT(ff_spare_receive(&spare, DEADLINE_MS), 1);
+    CHECK_INT(ff_spare_receive(&spare, DEADLINE_MS, &applied), 1);
     ff_spare_refuse(&child);
     CHECK_INT(ff_spare_has_begun(&child), 1);
     close_asked(&child, &spare);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -122,6 +123,12 @@ INTERPOSE_AS("waitpid", pid_t, wait4, (pid_t pid, int *status, int options, stru
              (pid, status, options, usage))
 INTERPOSE(int, waitid, (idtype_t type, id_t id, siginfo_t *info, int options), (type, id, info, options))
 INTERPOSE(int, kill, (pid_t pid, int number), (pid, number))
+
+INTERPOSE(int, chdir, (const char *path), (path))
+INTERPOSE(int, dup2, (int fd, int number), (fd, number))
+INTERPOSE(pid_t, setsid, (void), ())
+INTERPOSE(int, setpriority, (__priority_which_t which, id_t who, int priority), (which, who, priority))
+INTERPOSE(int, sched_setaffinity, (pid_t pid, size_t size, const cpu_set_t *cpus), (pid, size, cpus))
 
 INTERPOSE(int, socket, (int domain, int type, int protocol), (domain, type, protocol))
 INTERPOSE(int, socketpair, (int domain, int type, int protocol, int ends[2]), (domain, type, protocol, ends))

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.forkserver import read_signed
@@ -31,11 +32,13 @@ ERRNOS = {
     "bind": "EACCES EADDRINUSE EADDRNOTAVAIL EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR"
     " ENOTSOCK EROFS",
     "calloc": "ENOMEM",
+    "chdir": "EACCES EFAULT EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR",
     "chmod": "EACCES EFAULT EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EPERM EROFS",
     "close": "EBADF EDQUOT EINTR EIO ENOSPC",
     "close_range": "EINVAL EMFILE ENOMEM ENOSYS",
     "connect": "EACCES EADDRINUSE EADDRNOTAVAIL EAFNOSUPPORT EAGAIN EALREADY EBADF ECONNREFUSED EFAULT"
     " EINPROGRESS EINTR EISCONN ENETUNREACH ENOTSOCK EPERM EPROTOTYPE ETIMEDOUT",
+    "dup2": "EBADF EBUSY EMFILE",
     "epoll_create1": "EINVAL EMFILE ENFILE ENOMEM",
     "epoll_ctl": "EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM",
     "epoll_wait": "EBADF EFAULT EINTR EINVAL",
@@ -50,6 +53,7 @@ ERRNOS = {
     "mkdir": "EACCES EDQUOT EEXIST EFAULT EINVAL ELOOP EMLINK ENAMETOOLONG ENOENT ENOMEM ENOSPC ENOTDIR EPERM"
     " EROFS",
     "mmap": "EACCES EAGAIN EBADF EEXIST EINVAL ENFILE ENODEV ENOMEM EOVERFLOW EPERM ETXTBSY",
+    "open": "EACCES EINTR EIO EMFILE ENFILE ENODEV ENOENT ENOMEM ENXIO EPERM",
     "pidfd_open": "EINVAL EMFILE ENFILE ENODEV ENOMEM ESRCH",
     "pipe2": "EFAULT EINVAL EMFILE ENFILE ENOPKG",
     "poll": "EFAULT EINTR EINVAL ENOMEM",
@@ -62,7 +66,10 @@ ERRNOS = {
     " ENOMEM ENOTCONN ENOTSOCK EOPNOTSUPP EPIPE",
     "sendmsg": "EACCES EAGAIN EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINTR EINVAL EISCONN EMSGSIZE"
     " ENOBUFS ENOMEM ENOTCONN ENOTSOCK EOPNOTSUPP EPIPE ETOOMANYREFS",
+    "sched_setaffinity": "EFAULT EINVAL EPERM ESRCH",
+    "setpriority": "EACCES EINVAL EPERM ESRCH",
     "setrlimit": "EFAULT EINVAL EPERM",
+    "setsid": "EPERM",
     "signalfd": "EBADF EINVAL EMFILE ENFILE ENODEV ENOMEM",
     "socket": "EACCES EAFNOSUPPORT EINVAL EMFILE ENFILE ENOBUFS ENOMEM EPROTONOSUPPORT",
     "socketpair": "EAFNOSUPPORT EFAULT EMFILE ENFILE EOPNOTSUPP EPROTONOSUPPORT",
@@ -185,7 +192,7 @@ def kernel_tells():
 def raising(error):
     """See that what is done raises an `OSError` with this errno."""
     with pytest.raises(OSError) as caught:  # noqa: PT011 - its errno is looked at
-        yield
+        yield caught
     assert errno.errorcode[caught.value.errno] == errno.errorcode[error]
 
 
@@ -492,6 +499,54 @@ def exit_code_or_errno(server, code):
         return error.errno
     process.join()
     return process.exitcode
+
+
+# ---- in a process with options, before it runs ----
+
+CALLS_FOR_OPTIONS = {
+    "chdir": ("cwd", {"cwd": "/"}),
+    "dup2": ("stdin", {"stdin": subprocess.DEVNULL}),
+    "malloc": ("env", {"env": {"A": "1"}}),
+    "open": ("stdout", {"stdout": subprocess.DEVNULL}),
+    "sched_setaffinity": ("affinity", {"affinity": os.sched_getaffinity(0)}),
+    "setpriority": ("nice", {"nice": 10}),
+    "setrlimit": (r"rlimits\[RLIMIT_CORE\]", {"rlimits": {resource.RLIMIT_CORE: 0}}),
+    "setsid": ("new_session", {"new_session": True}),
+}
+"""What is called for which option."""
+
+
+@pytest.mark.parametrize("call", CALLS_FOR_OPTIONS)
+def test_calls_for_options(faults, server, ctx, call):
+    """The start raises an error that names the option, no process is left, and the next start works."""
+    option, values = CALLS_FOR_OPTIONS[call]
+    options = fastfork.ChildOptions(**values)
+    with server.unharmed():
+        for error in numbers(call):
+            process = ctx.Process(target=targets.leave, args=(3,), options=options)
+            with (
+                failing(faults, call, error, pid=server.pid, of_children=True, caller=CORE),
+                raising(error) as caught,
+            ):
+                process.start()
+            assert f"the option {option}: " in str(caught.value)
+            process.start()
+            process.join()
+            assert process.exitcode == 3
+
+
+def test_a_process_that_cannot_tell_that_it_begins(faults, server, ctx):
+    """It does not run: whoever asked for it would not hear of it."""
+    options = fastfork.ChildOptions(umask=0o77)
+    with server.unharmed():
+        for error in numbers("sendmsg"):
+            process = ctx.Process(target=targets.leave, args=(3,), options=options)
+            with (
+                failing(faults, "sendmsg", error, pid=server.pid, of_children=True, caller=CORE),
+                raising(errno.EPIPE),
+            ):
+                process.start()
+            server.check_starts()
 
 
 # ---- in the server, when it starts ----
