@@ -240,7 +240,7 @@ class Server:
         return _read_request(request)
 
     def _await_request(self, request: Any) -> None:
-        """Wait for the request of a child that was forked ahead of it; the child ends here when there is none for it."""
+        """Wait for the request of a child that was forked ahead of it; it ends here when there is none for it."""
         result = -errno.EAGAIN
         while result == -errno.EAGAIN:  # a signal's Python handler runs in between
             result = lib.ff_spare_await(self._server, -1, request)

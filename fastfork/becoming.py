@@ -42,7 +42,7 @@ def _replace_environ(env: bytes) -> None:
 
 def _open_stdin() -> None:
     """Read from descriptor 0 again, which a template and multiprocessing's bootstrap have turned away from."""
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
     functions = vars(util)
     close_stdin = functions["_close_stdin"]
 
@@ -56,7 +56,8 @@ def _renew_output(name: str, fd: int) -> None:
     """Buffer a stream as an interpreter does that has been started with it."""
     stream: Any = getattr(sys, f"__{name}__")
     if stream is None or stream.closed:
-        stream = open(fd, "w", errors="backslashreplace" if fd == 2 else None, closefd=False)
+        errors = "backslashreplace" if fd == 2 else None
+        stream = open(fd, "w", errors=errors, closefd=False)  # noqa: SIM115
         setattr(sys, f"__{name}__", stream)
         setattr(sys, name, stream)
     stream.reconfigure(line_buffering=fd == 2 or os.isatty(fd))

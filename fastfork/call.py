@@ -73,8 +73,6 @@ class Call:
         options: tuple[bytes, list[int]] = _NO_OPTIONS,
     ) -> None:
         flags = _native.FORK_DIE_WITH_CLIENT if dies_with_client else 0
-        if options[0]:
-            flags |= _native.FORK_OPTIONS
         self.reader = message.Reader()
         self.unsent = message.pack(0, parts) if parts else _NO_PARTS
         self._child: Child | None = None

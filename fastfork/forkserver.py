@@ -271,15 +271,18 @@ class ForkServer:
             Descriptors for the child, at most `MAXFDS_TO_SEND` and one: before the second, it gets what ties it to the
             template and to the resource tracker.
         flags:
-            ``ff_fork_flags``; with FORK_OPTIONS if there are any.
+            ``ff_fork_flags``.
         options:
             As for `start`. That one cannot be applied is the answer to the request.
 
         Returns the connection and the number of the request there. Raises as `connect_to_new_process`.
 
         """
-
         block, streams = options
+        if block:
+            from ._native import FORK_OPTIONS
+
+            flags |= FORK_OPTIONS
 
         def send(to: Connection, alive_fd: int) -> tuple[Connection, int]:
             own_fds = [*streams, fds[0], alive_fd, _tracker_fd(), *fds[1:]]

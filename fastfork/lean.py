@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from .options import ChildOptions
+
     Bytes = Union[bytes, bytearray, memoryview]
 
 __all__ = ["Answer", "LeanCall", "call", "start"]
@@ -131,7 +133,9 @@ def start(
         payload = bytes((CALL_ON_CHANNEL,)) + name
         parts = [memoryview(data).cast("B")]
     server = default_server(template)
-    return LeanCall(function, Call(server, payload, parts, fds, dies_with_client=die_with_client, options=encoded))
+    return LeanCall(
+        function, Call(server, payload, parts, fds, dies_with_client=die_with_client, options=encoded)
+    )
 
 
 class LeanCall:

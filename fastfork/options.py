@@ -57,7 +57,7 @@ _RESOURCES = {
 class ChildOptions:
     """What a process is to be before its first line of Python runs.
 
-    What is None is as the template has it, whatever the process that asks is: that applies to processes of processes too.
+    What is None is as the template has it, whatever the process that asks is: that goes for those that processes start.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ class ChildOptions:
     die_with_client:
         Whether it is killed, and all below it, when the process that has started it ends; see `fastfork.get_context`.
 
-    Raises `TypeError` or `ValueError` for a value that cannot be right; both name the option. What the system refuses in
-    the child is an `OSError` of the start, which names it too; no line of the process has run then.
+    Raises `TypeError` or `ValueError` for a value that cannot be right; both name the option. What the system refuses
+    in the child is an `OSError` of the start, which names it too; nothing of the process has run then.
 
     """
 
@@ -135,7 +135,9 @@ class ChildOptions:
 
     def __repr__(self) -> str:
         values = ((name, getattr(self, name)) for name in self.__slots__)
-        given = ", ".join(f"{name}={value!r}" for name, value in values if value is not None and value is not False)
+        given = ", ".join(
+            f"{name}={value!r}" for name, value in values if value is not None and value is not False
+        )
         return f"ChildOptions({given})"
 
     def encode(self) -> tuple[bytes, list[int]]:
@@ -301,15 +303,16 @@ def _limit(value: int) -> int:
 
 def _stream(name: str, stream: Any, *more: int) -> Stream | None:
     constants = (subprocess.DEVNULL, *more)
+    given: Stream | None = stream
     if stream is None or hasattr(stream, "fileno") or stream in constants:
-        return stream
+        return given
     if not isinstance(stream, int) or isinstance(stream, bool):
         raise TypeError(f"{name} must be a descriptor, a file or subprocess.DEVNULL, not {stream!r}")
     if stream == subprocess.PIPE:
         raise ValueError(f"{name} must not be subprocess.PIPE: make a pipe by os.pipe() and pass its end")
     if stream < 0:
         raise ValueError(f"{name} must be a descriptor, a file or subprocess.DEVNULL, not {stream}")
-    return stream
+    return given
 
 
 # ---- what is known only at the start ----

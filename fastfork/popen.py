@@ -156,7 +156,7 @@ class Popen(popen_fork.Popen):
 
 @contextlib.contextmanager
 def _set_aside_options(process_obj: Any) -> Iterator[ChildOptions | None]:
-    """Take a process object's options out of it for a while: they are applied to its process, which is not told them."""
+    """Take a process object's options out of it for a while: its process is not told them, it becomes what they say."""
     options = vars(process_obj).pop("_options", None)
     try:
         yield options

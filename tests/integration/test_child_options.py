@@ -111,7 +111,7 @@ def test_numbers(ctx):
     (cpu, *_) = sorted(before["affinity"])
     assert told(ctx, affinity=[cpu])["affinity"] == {cpu}
     assert told(ctx, new_session=True)["leads_session"]
-    soft, hard = before["files"]
+    _, hard = before["files"]
     limits = told(ctx, rlimits={resource.RLIMIT_NOFILE: (100, hard), resource.RLIMIT_CORE: 0})
     assert limits["files"] == (100, hard)
     assert limits["core"] == (0, 0)
@@ -144,11 +144,14 @@ def test_one_stream_for_both_outputs(ctx, tmp_path):
     os.write(writer, b"text\n")
     os.close(writer)
     with open(tmp_path / "out", "w") as stdout:
-        assert run(
-            ctx,
-            becoming.copy_input,
-            options=ChildOptions(stdin=reader, stdout=stdout, stderr=subprocess.STDOUT),
-        ) == 0
+        assert (
+            run(
+                ctx,
+                becoming.copy_input,
+                options=ChildOptions(stdin=reader, stdout=stdout, stderr=subprocess.STDOUT),
+            )
+            == 0
+        )
     os.close(reader)
     text = (tmp_path / "out").read_text()
     assert text.count("text by print()\n") == 2
@@ -271,10 +274,25 @@ def test_in_programs_that_run_on_fastfork(programs):
     assert outcome.lines == ["0o13"]
 
 
-def test_another_template_and_a_subclass(ctx):
-    context = fastfork.get_context("other")
+def test_processes_that_are_started_together(ctx, tmp_path):
+    receiver, sender = ctx.Pipe(duplex=False)
+    processes = [
+        ctx.Process(target=becoming.tell, args=(sender,), options=ChildOptions(umask=mask))
+        for mask in range(3)
+    ]
+    wrong = ctx.Process(target=targets.nothing, options=ChildOptions(cwd=tmp_path / "nowhere"))
+    with receiver, sender:
+        with pytest.raises(fastfork.StartAllError, match="the option cwd") as caught:
+            fastfork.start_all([*processes, wrong])
+        assert list(caught.value.errors) == [wrong]
+        assert sorted(receiver.recv()["umask"] for _ in processes) == [0, 1, 2]
+    for process in processes:
+        process.join(DEADLINE)
 
-    with open(os.devnull, "rb") as stdin:  # no pickle takes it
+
+def test_with_a_named_template_and_what_cannot_be_pickled():
+    context = fastfork.get_context("other")
+    with open(os.devnull, "rb") as stdin:
         options = ChildOptions(stdin=stdin, umask=0o12)
         receiver, sender = context.Pipe(duplex=False)
         with receiver, sender:
@@ -327,9 +345,9 @@ def test_lean_calls_take_them(ctx, tmp_path):
     name = "support.becoming:describe"
     answer = lean.call(name, options=ChildOptions(cwd=tmp_path, env={"A": "1", b"B": b"\xff"}))
     assert ast.literal_eval(answer.decode()) == (str(tmp_path), {"A": "1", "B": "\udcff"}, b"\xff")
-    with lean.start(name, options=ChildOptions(cwd=tmp_path / "none")) as call:
-        with pytest.raises(FileNotFoundError, match="the option cwd"):
-            call.result(DEADLINE)
+    call = lean.start(name, options=ChildOptions(cwd=tmp_path / "none"))
+    with call, pytest.raises(FileNotFoundError, match="the option cwd"):
+        call.result(DEADLINE)
 
 
 # ---- what goes wrong in the process ----
@@ -438,7 +456,7 @@ def test_a_bad_value_is_an_error_that_names_the_option(name, value, error):
 
 
 def test_options_that_are_none(ctx):
-    with pytest.raises(TypeError, match="options must be a fastfork.ChildOptions"):
+    with pytest.raises(TypeError, match=r"options must be a fastfork\.ChildOptions"):
         ctx.Process(target=targets.nothing, options={"umask": 0})
     with pytest.raises(TypeError):
         ChildOptions(unknown=1)
