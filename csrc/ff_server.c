@@ -355,14 +355,18 @@ static bool has_options(const struct ff_connection *connection)
     return (uint32_t)connection->header.value & FF_FORK_OPTIONS;
 }
 
-/* In a child on demand, as the last thing of the core's: a failure finds it as it would have run. */
+/* In a child on demand, as the last thing of the core's. One that is unfit keeps the socket as long as it lives: to the
+ * server its end is that of the process. */
 static void begin_with_options(struct fork_job *job)
 {
     struct ff_connection *connection = job->connection;
+    struct ff_server *server = job->server;
 
-    job->server->is_unfit =
-        ff_spare_begin(&job->spare_sock, &connection->header, &connection->reader, &job->server->applied) < 0;
-    ff_close(&job->spare_sock);
+    server->spare.sock = job->spare_sock;
+    server->is_unfit =
+        ff_spare_begin(&server->spare.sock, &connection->header, &connection->reader, &server->applied) < 0;
+    if (!server->is_unfit)
+        ff_close(&server->spare.sock);
 }
 
 /* Runs in the child: nothing of the server stays but the request, or the way that it will come. */
@@ -1178,6 +1182,7 @@ void ff_server_free(struct ff_server *server)
     }
     ff_children_clear(&server->children);
     ff_status_close(&server->status);
+    ff_close(&server->spare.sock);
     ff_close(&server->reserve_fd);
     ff_close(&server->config.alive_fd);
     ff_close(&server->config.listener_fd);

@@ -3,8 +3,9 @@
  *
  * fork(), waitid(), wait4(), kill(), ff_pidfd_open() and ff_tree_kill() are replaced at link time while the server
  * serves, so that a child costs nothing, lives and dies as the script wants, and no real process is
- * ever signalled. What the server may not do ends the run: wait for a process, or signal or reap one
- * that is not its own. Memory can be short in other calls.
+ * ever signalled. A child that has options has the other end of its socket, and says what the script wants.
+ * What the server may not do ends the run: wait for a process, or signal or reap one that is not its own.
+ * Memory can be short in other calls.
  */
 #ifndef FF_FUZZ_FAKE_SYSTEM_H
 #define FF_FUZZ_FAKE_SYSTEM_H
@@ -18,6 +19,7 @@
 #include <sys/types.h>
 #include <sys/wait.h>
 
+#include "ff_options.h"
 #include "ff_tree.h"
 #include "invariant.h"
 
@@ -46,6 +48,9 @@ struct fake_child {
     const void *owner; /* the target's: whom the server told of it */
     uint32_t id;       /* likewise: of the request */
     bool exit_is_told; /* likewise */
+    bool is_on_demand; /* it has options to apply before it begins */
+    bool is_unfit;     /* and has said that it could not */
+    int sock;          /* on which it says so, or -1 */
 };
 
 static struct fake_system {
@@ -57,6 +62,7 @@ static struct fake_system {
     int fork_error;         /* what the next fork fails with, or 0 */
     bool fork_as_child;     /* the next fork returns in the child */
     bool is_child;          /* it has done so */
+    int sock;               /* of the child that is forked next, if it has options, or -1 */
     bool reuse_pid;         /* the next fork gets the pid of the last child that was reaped */
     long long milliseconds; /* what the clock says */
     struct fake_shortage {
@@ -82,6 +88,22 @@ int __wrap_kill(pid_t pid, int number);
 int __wrap_ff_pidfd_open(int pid);
 bool __wrap_ff_tree_kill(struct ff_tree *tree);
 void __wrap_ff_tree_become_root(void);
+int __real_ff_fd_socketpair(int ends[2]);
+int __wrap_ff_fd_socketpair(int ends[2]);
+struct ff_unfit __wrap_ff_options_apply(const unsigned char *payload, int *fds, size_t *fd_count,
+                                        struct ff_applied *ret_applied);
+/* It is this process that would become what a child is to be: fuzz_options.c is about that. */
+struct ff_unfit __wrap_ff_options_apply(const unsigned char *payload, int *fds, size_t *fd_count,
+                                        struct ff_applied *ret_applied)
+{
+    (void)fds;
+    (void)fd_count;
+    HOLDS(fake.is_child);
+    memset(ret_applied, 0, sizeof *ret_applied);
+    memcpy(&ret_applied->size, payload, sizeof ret_applied->size);
+    return (struct ff_unfit){0};
+}
+
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
 void *__real_mmap(void *start, size_t size, int protection, int flags, int fd, off_t offset);
 int __real_munmap(void *start, size_t size);
@@ -130,16 +152,24 @@ static struct fake_child *fake_bear(bool is_stranger)
     if (fake.count >= fake.limit)
         return NULL;
     child = &fake.children[fake.count];
-    *child = (struct fake_child){.pid = fake_next_pid(is_stranger), .is_stranger = is_stranger};
+    *child = (struct fake_child){.pid = fake_next_pid(is_stranger), .is_stranger = is_stranger, .sock = -1};
     fake.reuse_pid = false;
     fake.count++;
     return child;
+}
+
+static void fake_hang_up(int *sock)
+{
+    if (*sock >= 0)
+        close(*sock);
+    *sock = -1;
 }
 
 static void fake_die(struct fake_child *child, int status)
 {
     if (child->state != FAKE_ALIVE)
         return;
+    fake_hang_up(&child->sock);
     child->state = FAKE_DEAD;
     child->status = status;
     raise(SIGCHLD);
@@ -153,6 +183,17 @@ static bool fake_is_own(const struct fake_child *child)
 static bool fake_is_unreaped(const struct fake_child *child)
 {
     return fake_is_own(child) && child->state != FAKE_REAPED;
+}
+
+/* Those that may not count as children yet, or any more, are not among them. */
+static bool fake_is_surely_unreaped(const struct fake_child *child)
+{
+    return fake_is_unreaped(child) && !child->is_on_demand;
+}
+
+static bool fake_is_surely_own(const struct fake_child *child)
+{
+    return fake_is_own(child) && !child->is_on_demand;
 }
 
 static bool fake_is_stolen(const struct fake_child *child)
@@ -169,13 +210,30 @@ static size_t fake_count(bool (*counts)(const struct fake_child *child))
     return count;
 }
 
+/* A child that is to speak gets a duplicate of its end: the server closes the one that it has made. */
+int __wrap_ff_fd_socketpair(int ends[2])
+{
+    int error;
+
+    fake_hang_up(&fake.sock);
+    error = __real_ff_fd_socketpair(ends);
+    if (error == 0)
+        fake.sock = fcntl(ends[1], F_DUPFD_CLOEXEC, 0);
+    if (error == 0 && fake.sock < 0) {
+        close(ends[0]);
+        close(ends[1]);
+        error = -EMFILE;
+    }
+    return error;
+}
+
 pid_t __wrap_fork(void)
 {
     struct fake_child *child;
 
     if (!fake.serving)
         return __real_fork();
-    HOLDS(fake.max_unreaped == 0 || fake_count(fake_is_unreaped) < fake.max_unreaped);
+    HOLDS(fake.max_unreaped == 0 || fake_count(fake_is_surely_unreaped) < fake.max_unreaped);
     if (fake.fork_as_child) {
         fake.is_child = true;
         return 0;
@@ -183,7 +241,26 @@ pid_t __wrap_fork(void)
     child = fake.fork_error == 0 ? fake_bear(false) : NULL;
     errno = fake.fork_error != 0 ? fake.fork_error : EAGAIN;
     fake.fork_error = 0;
-    return child == NULL ? -1 : child->pid;
+    if (child == NULL) {
+        fake_hang_up(&fake.sock);
+        return -1;
+    }
+    child->is_on_demand = fake.sock >= 0;
+    child->sock = fake.sock;
+    fake.sock = -1;
+    return child->pid;
+}
+
+/* Whether a child is dead that is about to be killed. */
+static int fake_look_at(pid_t pid, siginfo_t *info)
+{
+    const struct fake_child *child = fake_find(pid);
+
+    errno = ECHILD;
+    if (child == NULL || child->is_stranger)
+        return -1;
+    info->si_pid = child->state == FAKE_DEAD ? pid : 0;
+    return 0;
 }
 
 int __wrap_waitid(idtype_t type, id_t id, siginfo_t *info, int options)
@@ -192,6 +269,8 @@ int __wrap_waitid(idtype_t type, id_t id, siginfo_t *info, int options)
 
     if (!fake.serving)
         return __real_waitid(type, id, info, options);
+    if (type == P_PID && options == (WEXITED | WNOHANG | WNOWAIT))
+        return fake_look_at((pid_t)id, info);
     EQUAL(type, P_ALL);
     EQUAL(options, WEXITED | WNOHANG | WNOWAIT);
     for (size_t i = 0; i < fake.count; i++) {

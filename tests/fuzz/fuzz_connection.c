@@ -194,6 +194,26 @@ static bool fds_are_wrong(void)
     return taken == stage.frame + sizeof frame + frame.payload_size && count != frame.fd_count;
 }
 
+/* The frame to come, which is here, says that its payload begins with a block; fuzz_options.c is about these. */
+static bool has_sound_options(const struct ff_frame *frame)
+{
+    uint32_t held = (uint32_t)frame->value & FF_FORK_HELD ? 1 : 0;
+
+    return !((uint32_t)frame->value & FF_FORK_OPTIONS) || frame->type != FF_FRAME_FORK ||
+           ff_options_check(sent.bytes + stage.frame + sizeof *frame, frame->payload_size,
+                            frame->fd_count - held) > 0;
+}
+
+static bool options_are_wrong(void)
+{
+    struct ff_frame frame;
+
+    if (taken_bytes() - stage.frame < sizeof frame)
+        return false;
+    frame = frame_to_come();
+    return taken_bytes() == stage.frame + sizeof frame + frame.payload_size && !has_sound_options(&frame);
+}
+
 static void check_refusal(int cause)
 {
     HOLDS(cause > 0);
@@ -204,7 +224,8 @@ static void check_refusal(int cause)
     }
     if (cause == FF_REFUSED_KEY)
         return;
-    HOLDS(cause == deserved_refusal() || (cause == FF_REFUSED_FDS && fds_are_wrong()));
+    HOLDS(cause == deserved_refusal() || (cause == FF_REFUSED_FDS && fds_are_wrong()) ||
+          (cause == FF_REFUSED_OPTIONS && options_are_wrong()));
     tell(FF_FRAME_REFUSED, 0, cause);
 }
 
@@ -217,6 +238,7 @@ static void check_request(enum ff_frame_type type)
     EQUAL(taken_bytes(), end);
     EQUAL(frame.type, type);
     EQUAL(expected_refusal(&frame), 0);
+    HOLDS(has_sound_options(&frame));
     EQUAL(memcmp(&connection->header, &frame, sizeof frame), 0);
     EQUAL(connection->reader.have, frame.payload_size);
     EQUAL(memcmp(connection->reader.bytes, sent.bytes + stage.frame + sizeof frame, frame.payload_size), 0);

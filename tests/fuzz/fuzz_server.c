@@ -76,7 +76,7 @@ static void hear_started(struct peer *peer, const struct ff_frame *frame)
         if (fake.children[i].pid == frame->value && fake.children[i].owner == NULL)
             child = &fake.children[i];
     HOLDS(child != NULL);
-    HOLDS(!child->is_stranger);
+    HOLDS(!child->is_stranger && !child->is_unfit);
     child->owner = peer;
     child->id = frame->id;
 }
@@ -112,8 +112,9 @@ static void hear_status(const struct peer *peer)
     HOLDS(peer->fd >= 0);
     EQUAL(ff_status_read(peer->fd, &status), 0);
     EQUAL(status.pid, getpid());
-    EQUAL(status.starts, fake_count(fake_is_own));
-    HOLDS(status.live_children >= unreaped && status.live_children <= unreaped + stolen);
+    HOLDS(status.starts >= fake_count(fake_is_surely_own) && status.starts <= fake_count(fake_is_own));
+    HOLDS(status.live_children >= fake_count(fake_is_surely_unreaped));
+    HOLDS(status.live_children <= unreaped + stolen);
     HOLDS(status.clients <= stage.connects);
 }
 
@@ -129,7 +130,7 @@ static void hear(struct peer *peer, const struct ff_frame *frame)
     else if (frame->type == FF_FRAME_FAILED)
         HOLDS(frame->value > 0 && frame->value < FF_MAX_ERRNO);
     else if (frame->type == FF_FRAME_REFUSED)
-        HOLDS((frame->value > 0 && frame->value < FF_REFUSED_KEY) || frame->value == FF_REFUSED_TIME);
+        HOLDS((frame->value > 0 && frame->value < FF_REFUSED_KEY) || frame->value >= FF_REFUSED_TIME);
     else {
         EQUAL(frame->type, FF_FRAME_STATUS);
         hear_status(peer);
@@ -214,13 +215,28 @@ static void send_odd_frame(struct peer *peer)
     send_from(peer, &frame, sizeof frame, attachment);
 }
 
+/* Have a payload begin with a block of options, if there is room for one: whether it does. What is in it is nearly all
+ * the same to a server. */
+static bool put_options(unsigned char *payload, size_t size)
+{
+    const struct ff_option option = {FF_OPTION_NEW_SESSION, 0};
+    const uint32_t block_size = sizeof block_size + sizeof option;
+
+    if (size < block_size)
+        return false;
+    memcpy(payload, &block_size, sizeof block_size);
+    memcpy(payload + sizeof block_size, &option, sizeof option);
+    payload[0] ^= script_byte(&stage.script) == 0xff; /* or is none */
+    return payload[0] == block_size;
+}
+
 /* A request in which nearly all is right, or that stops before its end. */
 static void send_request(struct peer *peer)
 {
     static unsigned char bytes[sizeof(struct ff_frame) + FF_MAX_PAYLOAD];
     uint32_t number = script_byte(&stage.script);
-    uint32_t flags = script_byte(&stage.script) % 16;
-    struct ff_frame frame = ff_frame_make(FF_FRAME_FORK, SOUND_ID | number << 4 | flags, (int32_t)flags);
+    uint32_t flags = script_byte(&stage.script) % 32;
+    struct ff_frame frame = ff_frame_make(FF_FRAME_FORK, SOUND_ID | number << 5 | flags, (int32_t)flags);
     struct attachment attachment;
     size_t omitted;
 
@@ -229,6 +245,8 @@ static void send_request(struct peer *peer)
     frame.fd_count = attachment.count;
     omitted = script_size(&stage.script, sizeof frame + frame.payload_size);
     memcpy(bytes, &frame, sizeof frame);
+    if (flags & FF_FORK_OPTIONS)
+        peer->babbles |= !put_options(bytes + sizeof frame, frame.payload_size);
     peer->babbles |= omitted > 0 || expected_refusal(&frame) != 0;
     send_from(peer, bytes, sizeof frame + frame.payload_size - omitted, attachment);
 }
@@ -276,9 +294,26 @@ static void steal_child(void)
 
     if (child == NULL || child->state == FAKE_REAPED)
         return;
+    fake_hang_up(&child->sock);
     child->state = FAKE_REAPED;
     child->is_stolen = !child->is_stranger;
     raise(SIGCHLD);
+}
+
+/* A child that has options says that it begins, or why it cannot, or says it in part, or lets go of its socket. */
+static void speak(void)
+{
+    struct fake_child *child = any_child();
+    unsigned choice = script_byte(&stage.script);
+    struct ff_unfit unfit = {.error = choice & 1 ? EPERM : 0, .option = choice & 1 ? FF_OPTION_NICE : 0};
+    ssize_t sent = 0;
+
+    if (child == NULL || child->sock < 0)
+        return;
+    if (choice % 8 < 7)
+        sent = send(child->sock, &unfit, choice % 8 == 6 ? 4 : sizeof unfit, MSG_NOSIGNAL | MSG_DONTWAIT);
+    child->is_unfit |= sent == sizeof unfit && unfit.error != 0;
+    fake_hang_up(&child->sock);
 }
 
 static void fail_fork(void)
@@ -384,6 +419,10 @@ static void play(void)
         break;
     case 24:
         lack_memory();
+        break;
+    case 25:
+    case 26:
+        speak();
         break;
     default: /* the server goes on alone */
         break;
@@ -752,7 +791,7 @@ static void serve(struct ff_server *server)
     result = ff_server_serve(server, &request);
     fake.serving = false;
     limit_fds(RLIM_INFINITY);
-    EQUAL(result, fake.is_child ? 1 : 0);
+    HOLDS(fake.is_child ? result == FF_SERVED_CHILD || result == FF_SERVED_UNFIT : result == FF_SERVED_ALL);
     if (fake.is_child) {
         check_child(&request);
         return;
@@ -792,6 +831,7 @@ static void begin(const uint8_t *bytes, size_t size)
     memset(&stage, 0, sizeof stage);
     memset(&fake, 0, sizeof fake);
     fake.limit = FAKE_MAX_CHILDREN - 1; /* the good client needs one */
+    fake.sock = -1;
     stage.before = ledger_open();
     stage.script = (struct script){bytes, size};
     stage.fd_limit = RLIM_INFINITY;
@@ -809,6 +849,9 @@ static void run(const uint8_t *bytes, size_t size)
     serve(server);
     ff_server_free(server);
     fake_unmap();
+    fake_hang_up(&fake.sock);
+    for (size_t i = 0; i < fake.count; i++)
+        fake_hang_up(&fake.children[i].sock);
     close_all();
     close_alive();
     ledger_close(&stage.before);

@@ -208,7 +208,7 @@ static inline void take_frame(struct peer *peer, peer_listener *listener)
     memcpy(&frame, peer->in, sizeof frame);
     EQUAL(frame.magic, FF_MAGIC);
     EQUAL(frame.version, FF_PROTOCOL_VERSION);
-    EQUAL(frame.payload_size, 0);
+    HOLDS(frame.payload_size == 0 || frame.type == FF_FRAME_FAILED); /* there it is an option */
     EQUAL(frame.fd_count, peer->fd >= 0);
     if (frame.type == FF_FRAME_REFUSED)
         peer->stage = PEER_AWAITS_END;
