@@ -67,8 +67,12 @@ class Popen(popen_fork.Popen):
         """Make ready what the child is sent: the payload."""
         if self._dies_with_client(process_obj):
             process_obj._die_with_client = True  # before it is pickled: then its own children do so too
-        with _set_aside_options(process_obj) as options:
+        options: ChildOptions | None = vars(process_obj).pop("_options", None)
+        try:
             payload = self._pickle(process_obj)
+        finally:
+            if options is not None:
+                process_obj._options = options  # the child is not told them: it becomes what they say
         self._options = (b"", []) if options is None else options.encode()
         return payload
 
@@ -152,17 +156,6 @@ class Popen(popen_fork.Popen):
     def _send_signal(self, sig: int) -> None:
         if self.returncode is None:
             self._child.send_signal(sig)
-
-
-@contextlib.contextmanager
-def _set_aside_options(process_obj: Any) -> Iterator[ChildOptions | None]:
-    """Take a process object's options out of it for a while: its process is not told them, it becomes what they say."""
-    options = vars(process_obj).pop("_options", None)
-    try:
-        yield options
-    finally:
-        if options is not None:
-            process_obj._options = options
 
 
 def _write_payload(fd: int, payload: bytes) -> None:
