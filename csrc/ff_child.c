@@ -242,7 +242,6 @@ struct ff_child *ff_children_take_lost(struct ff_children *children)
     return lost;
 }
 
-/* A spare has no held one yet. */
 static size_t add_fds_of(const struct ff_child *child, int *fds, size_t count)
 {
     if (child->held_fd >= 0)

@@ -23,9 +23,8 @@
 
 #define SUSPICION_MS 50 /* from a death without a corpse until each child is asked for */
 
-#define OWN_FDS \
-    (FF_LOOP_MAX_FDS + \
-     6) /* the loop's, listener, alive, reserve, status, the new child's held one and socket */
+/* The loop's, listener, alive, reserve, status, the held one of the new child and its socket. */
+#define OWN_FDS (FF_LOOP_MAX_FDS + 6)
 
 struct ff_server {
     struct ff_config config;
