@@ -392,8 +392,8 @@ def test_a_process_may_be_started_again_after_that(ctx, tmp_path):
     assert process.exitcode == 4
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may")
-def test_privileges(ctx):
+def test_what_the_template_may_not_do():
+    ctx = fastfork.get_context(template="unprivileged", preload=["support.unprivileged"])
     with pytest.raises(PermissionError, match="the option nice"):
         told(ctx, nice=-20)
 
