@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from .context import FastForkContext, get_context, is_supported, register
 from .control import restart, server_status, stop
-from .errors import LeanCallError, PreloadError, ProcessDiedError, StartAllError
+from .errors import (
+    LeanCallError,
+    PreloadError,
+    ProcessDiedError,
+    StartAllError,
+    TimeLimitError,
+    TransferError,
+)
 from .installation import install, uninstall
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
@@ -15,22 +22,29 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .batch import start_all
+    from .executor import Executor
     from .options import ChildOptions
+    from .shortcuts import map as map  # noqa: A004 - not in __all__: a star import would hide the built-in one
+    from .shortcuts import run
     from .status import ServerStatus
 
 __all__ = [
     "ChildOptions",
+    "Executor",
     "FastForkContext",
     "LeanCallError",
     "PreloadError",
     "ProcessDiedError",
     "ServerStatus",
     "StartAllError",
+    "TimeLimitError",
+    "TransferError",
     "__version__",
     "get_context",
     "install",
     "is_supported",
     "restart",
+    "run",
     "server_status",
     "start_all",
     "stop",
@@ -42,7 +56,14 @@ __version__ = "0.2.0"
 register()
 
 
-_LATER = {"ChildOptions": "options", "ServerStatus": "status", "start_all": "batch"}
+_LATER = {
+    "ChildOptions": "options",
+    "Executor": "executor",
+    "ServerStatus": "status",
+    "map": "shortcuts",
+    "run": "shortcuts",
+    "start_all": "batch",
+}
 """Modules that not every program needs, by the names that come from them."""
 
 

@@ -6,10 +6,11 @@ The first byte of the payload says what it is to do. A pickle, which `fastfork.c
 from __future__ import annotations
 
 import os
+import pickle
 import sys
-from multiprocessing import resource_tracker
+from multiprocessing import process, resource_tracker, spawn
 
-from . import message
+from . import _native, message, task
 from .forkserver import _forkserver
 from .preload import flush_standard_streams
 
@@ -28,6 +29,8 @@ CALL = 1
 """Call a function by its name: ``module:function``, a null byte, and its bytes."""
 CALL_ON_CHANNEL = 2
 """The same, but its bytes come on the channel, as a message."""
+TASK = 3
+"""Do a task of a `fastfork.Executor`: see `fastfork.task`."""
 
 RETURNED = 1
 """The kind of message that holds what a function has returned."""
@@ -41,12 +44,14 @@ def rehearse(rounds: int) -> None:
 
     name = f"{__name__}:{_nothing.__name__}"
     payload = bytes((CALL,)) + name.encode() + b"\0"
+    pickled = pickle.dumps((_nothing, (b"", []), {}), protocol=5)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for _ in range(rounds):
             is_for(payload)
             kind, parts, _fds = _call(name, b"", [])
             _send(theirs.fileno(), kind, parts, [])
+            task.rehearse(pickled, theirs.fileno())
             ours.recv(_REHEARSED)
 
 
@@ -60,7 +65,7 @@ def _nothing(_data: bytes, _fds: list[int]) -> None:
 
 def is_for(payload: bytes) -> bool:
     """Whether a payload is a request of this kind."""
-    return payload[:1] in (b"\1", b"\2")
+    return payload[:1] in (b"\1", b"\2", b"\3")
 
 
 def run(request: Request, config: TemplateConfig) -> NoReturn:
@@ -71,7 +76,7 @@ def run(request: Request, config: TemplateConfig) -> NoReturn:
         _forkserver.adopt(config, alive_fd, [])
         # After the fork hooks: the tracker's own one closes what it holds (3.12.10 and later).
         resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
-        code = answer(request.payload, channel, fds)
+        code = answer(request, channel, fds, config)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the client has let go of the channel
     except BaseException:
@@ -81,8 +86,13 @@ def run(request: Request, config: TemplateConfig) -> NoReturn:
         os._exit(code)
 
 
-def answer(payload: bytes, channel: int, fds: list[int]) -> int:
+def answer(request: Request, channel: int, fds: list[int], config: TemplateConfig) -> int:
     """Do what a request asks for, and answer on `channel`: the exit code."""
+    payload = request.payload
+    if payload[0] == TASK:
+        if not config.is_prepared:
+            _prepare(config, has_cwd=request.has(_native.OPTION_CWD))
+        return task.run(payload, channel, fds)
     data: bytes | bytearray
     name, _, data = payload[1:].partition(b"\0")
     if payload[0] == CALL_ON_CHANNEL:
@@ -91,6 +101,14 @@ def answer(payload: bytes, channel: int, fds: list[int]) -> int:
     flush_standard_streams()
     _send(channel, kind, parts, answer_fds)
     return 0 if kind == RETURNED else 1
+
+
+def _prepare(config: TemplateConfig, *, has_cwd: bool) -> None:
+    """Become what the client was when it launched the template, but for a directory that it has been given."""
+    data = {**config.prepared, "name": process.current_process().name}
+    if has_cwd:
+        data.pop("dir", None)
+    spawn.prepare(data)
 
 
 def _call(name: str, data: bytes | bytearray, fds: list[int]) -> tuple[int, Sequence[Part], Sequence[int]]:

@@ -36,6 +36,8 @@ class TemplateConfig:
     """How to import the client's main module: part of its preparation data."""
     main_imports: list[str]
     """What a main module that cannot be imported, such as that of ``python -m package``, has imported itself."""
+    calls: list[tuple[str, bytes]]
+    """What is called after the preload: a name for it, and a pickle of the callable and its arguments."""
     sys_path: list[str]
     sys_argv: list[str]
     modules: list[str]

@@ -123,6 +123,20 @@ def _signal_name(exit_code: int | None) -> str | None:
         return f"signal {-exit_code}"
 
 
+class TimeLimitError(TimeoutError):
+    """A task took longer than its time limit.
+
+    In the task itself it is raised in its main thread when the time is over, so that it can clean up.
+    """
+
+
+class TransferError(TypeError):
+    """What was to go to a process or to come back from it cannot be pickled, or not be unpickled.
+
+    The cause tells more: it is the exception, or its traceback from the process.
+    """
+
+
 class LeanCallError(RuntimeError):
     """A function that was called by `fastfork.lean` has raised an exception.
 

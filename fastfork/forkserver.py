@@ -104,6 +104,7 @@ class ForkServer:
         self._preload_on_threads = "warn"
         self.prepared: dict[str, Any] | None = None
         """The preparation data, less the name, that the running template has: requests need not repeat it."""
+        self.calls: list[tuple[str, bytes]] = []  # what the template calls after its preload
         self.max_children = 0
         self.spares = 2
         self.spare_quiet = 1.0
@@ -214,6 +215,12 @@ class ForkServer:
                 self._launch()
 
     # ---- fastfork's own ----
+
+    def ensure_launched(self) -> dict[str, Any]:
+        """Make sure that there has been a template: the preparation data that it has. Raises as above."""
+        if self.prepared is None:
+            self.ensure_running()
+        return self.prepared or {}
 
     def start(
         self,
@@ -333,6 +340,7 @@ class ForkServer:
         self.max_children = config.max_children
         self.spares = config.max_spares
         self.spare_quiet = config.spare_quiet
+        self.calls = config.calls
         self._forkserver_alive_fd = alive_fd
         self._inherited_fds = fds
         if config.nested == "share":
@@ -460,7 +468,6 @@ class ForkServer:
         return True
 
     def _launch(self) -> None:
-        from .launch import launch
         from .retirement import Retired
 
         self._watch_forks()
@@ -481,10 +488,11 @@ class ForkServer:
             main=main_module_of(data),
             main_imports=imports_of_main(),
             sys_path=data["sys_path"],
+            calls=self.calls,
             sys_argv=data["sys_argv"],
             modules=[name for name in _SHARED_MODULES if name in sys.modules],
         )
-        launched = launch(config)
+        launched = self._start_template(config)
         known = {
             "_launched": launched,
             "prepared": config.prepared,
@@ -499,6 +507,11 @@ class ForkServer:
         else:  # a signal handler has launched one meanwhile
             launched.close()
             self._retired.append(Retired(launched, None))
+
+    def _start_template(self, config: TemplateConfig) -> LaunchedTemplate:
+        from .launch import launch
+
+        return launch(config)
 
     def _forget(self) -> None:
         """Let go of a template that has died; what it still said about children is kept."""
@@ -636,6 +649,11 @@ class ForkServer:
         retired, self._retired = self._retired, []
         for template in retired:
             template.abandon()
+
+    def let_go_in_child(self) -> None:
+        """Be no client of the template that the parent of this process has, after `after_fork_in_child`."""
+        if self._forkserver_address is not None and self._launched is None:
+            self._let_go()
 
 
 def _reset(reference: weakref.ref[ForkServer]) -> None:

@@ -14,12 +14,13 @@ from . import levers
 from .address import listen, remove
 from .child_process import ChildProcess
 from .errors import PreloadError
-from .preload import names_to_import
+from .preload import names_of_all
 from .report import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
     from .config import TemplateConfig
 
@@ -118,7 +119,7 @@ class LaunchedTemplate:
     def module_being_preloaded(self) -> str | None:
         """Return the name of the module that the preload has come to; None before the first one or when it serves."""
         begun = 0 if self.is_ready() else self._report.modules_begun()
-        return names_to_import(self._config)[begun - 1] if begun else None
+        return names_of_all(self._config)[begun - 1] if begun else None
 
 
 def _remove_address(process: ChildProcess, address: str) -> None:
@@ -156,6 +157,28 @@ def launch(config: TemplateConfig) -> LaunchedTemplate:
         launched = LaunchedTemplate(process, config, alive_w, report_r)
         on_failure.pop_all()
     os.close(config_w)
+    return launched
+
+
+def fork(config: TemplateConfig, be_template: Callable[[TemplateConfig], NoReturn]) -> LaunchedTemplate:
+    """Have a fork of this process be a template. It may still be preparing itself when this returns.
+
+    Raises `OSError` when the socket cannot be made or the process not be forked.
+    """
+    config.authkey = os.urandom(AUTHKEY_SIZE)
+    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as of_template:
+        listener, config.address = listen(on_failure)
+        config.listener_fd = of_template.enter_context(listener).fileno()
+        config.alive_fd, alive_w = _pipe(of_template, on_failure)
+        report_r, config.report_fd = _pipe(on_failure, of_template)
+        pid = os.fork()
+        if pid == 0:
+            config.listener_fd = listener.detach()
+            os.close(alive_w)
+            os.close(report_r)
+            be_template(config)
+        launched = LaunchedTemplate(ChildProcess(pid), config, alive_w, report_r)
+        on_failure.pop_all()
     return launched
 
 

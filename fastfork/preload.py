@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pickle
 import sys
 import threading
 import time
@@ -54,6 +55,10 @@ def preload(config: TemplateConfig, report: Report) -> None:
         report.begin_module()
         limit.arm()
         _attempt(name, _importer(name, config), config.on_error)
+    for name, content in config.calls:
+        report.begin_module()
+        limit.arm()
+        _attempt(name, functools.partial(_call, content), "fail")
     flush_standard_streams()  # children would inherit what is still buffered, and print it again (gh-135335)
     limit.cancel()
     if config.on_threads != "ignore":
@@ -72,6 +77,16 @@ def names_to_import(config: TemplateConfig) -> list[str]:
     if "__main__" in config.preload:
         names[:0] = ["__main__"] if _is_importable(config.main) else config.main_imports
     return names
+
+
+def names_of_all(config: TemplateConfig) -> list[str]:
+    """Return the names of all that is done, in this order."""
+    return [*names_to_import(config), *(name for name, _ in config.calls)]
+
+
+def _call(content: bytes) -> None:
+    function, arguments = pickle.loads(content)
+    function(*arguments)
 
 
 def _is_importable(main: dict[str, str]) -> bool:

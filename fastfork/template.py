@@ -24,8 +24,10 @@ from .warmup import warm_up
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
+
+    from ._native import Request
 
 
 def main(config_fd: int) -> NoReturn:
@@ -44,7 +46,7 @@ def main(config_fd: int) -> NoReturn:
         sys.excepthook(*sys.exc_info())
     finally:
         if os.getpid() == own_pid:  # ^C may come in a child before it has begun
-            _remove_address(config.address)
+            remove_address(config.address)
             _run_exit_functions()
         flush_standard_streams()
         os._exit(code)  # an immortal heap is not for the interpreter to take apart
@@ -61,7 +63,8 @@ def _run_exit_functions() -> None:
         atexit._run_exitfuncs()
 
 
-def _remove_address(address: str) -> None:
+def remove_address(address: str) -> None:
+    """Remove the template's own socket and its folder."""
     with contextlib.suppress(OSError):  # its client was quicker, or it cannot be removed any more
         os.unlink(address)
         os.rmdir(os.path.dirname(address))
@@ -134,7 +137,11 @@ def _preload_and_report(config: TemplateConfig, report: Report) -> bool:
     return True
 
 
-def run_server(config: TemplateConfig, report: Report) -> None:
+def run_server(
+    config: TemplateConfig,
+    report: Report,
+    prepare_memory: Callable[[Callable[[Request, TemplateConfig], int], TemplateConfig], None] = warm_up,
+) -> None:
     """Serve requests until the last client has gone. Children do not return from here.
 
     Raises `OSError` when the server cannot be set up.
@@ -149,7 +156,7 @@ def run_server(config: TemplateConfig, report: Report) -> None:
     )
     has_collector = gc.isenabled()
     gc.disable()
-    warm_up(child.serve, config)
+    prepare_memory(child.serve, config)
     report.be_ready()
     request = server.serve()
     if request is not None:

@@ -73,6 +73,21 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
         huge_pages.use()
 
 
+def warm_up_for_tasks(_serve: Callable[[Request, TemplateConfig], int], _config: TemplateConfig) -> None:
+    """Prepare a fork of a client, which may hold much: nothing is done that would write to all of it.
+
+    Its children do tasks, as a rule, and not processes of multiprocessing.
+    """
+    if levers.is_enabled("rehearse"):
+        with _unchanged_process():
+            answering.rehearse(_REHEARSALS)
+    if levers.is_enabled("freeze"):
+        gc.freeze()
+    if levers.is_enabled("nursery"):
+        with contextlib.suppress(OSError):
+            _native.install_nursery()
+
+
 def _nothing() -> None:
     pass
 
