@@ -11,7 +11,6 @@
 
 #include "ff_abi.h"
 #include "ff_nursery.h"
-#include "ff_python_nursery.h"
 
 #ifndef Py_GIL_DISABLED
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import pathlib
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -108,6 +109,13 @@ def _mentions_module_functions(node: pytest.Collector) -> bool:
     except OSError:
         return False
     return any(name in source for name in _PACKAGE_FUNCTIONS)
+
+
+def locate(items: Sequence[pytest.Item]) -> None:
+    """Find out where tests are defined, as pytest does once for each: its processes inherit what is known."""
+    for item in items:
+        with contextlib.suppress(Exception):  # what its own protocol will report
+            item.location  # noqa: B018
 
 
 def is_skipped(item: pytest.Item) -> bool:
@@ -442,7 +450,7 @@ def _xml(config: pytest.Config) -> Any:
 
 
 def fork_without_warning() -> int:
-    """Fork, and say nothing of other threads: pytest-xdist's workers have some."""
+    """Fork, and say nothing of other threads: pytest-xdist's workers have some, and so may fixtures."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -463,26 +471,26 @@ def _matches(error: BaseException | None, raises: Any) -> bool:
     return raises.matches(error) if hasattr(raises, "matches") else isinstance(error, raises)
 
 
-def make_rehearsal(session: pytest.Session) -> pytest.Function:
-    """Make a test that does nothing, needs nothing, and is known to pytest's own plugins alone."""
+@contextlib.contextmanager
+def rehearsal(session: pytest.Session) -> Iterator[pytest.Function]:
+    """Make a test that does nothing, needs nothing, and in this block is known to pytest's own plugins alone.
+
+    It is of the class that tests have: bytecode is specialised for that. Its hooks are those for a path to which no
+    conftest applies, and meanwhile other plugins count as such.
+    """
     manager = session.config.pluginmanager
-    others = [plugin for plugin in manager.get_plugins() if not _is_builtin(plugin)]
-
-    class Hooks:
-        def __getattr__(self, name: str) -> Any:
-            caller = manager.subset_hook_caller(name, others)
-            setattr(self, name, caller)
-            return caller
-
-    class Rehearsal(pytest.Function):
-        ihook = Hooks()  # type: ignore[assignment]
-
-    return Rehearsal.from_parent(
-        session,
-        name="rehearsal",
-        callobj=_do_nothing,
-        fixtureinfo=FuncFixtureInfo((), (), [], {}),
-    )
+    conftests = manager._conftest_plugins
+    manager._conftest_plugins = {plugin for plugin in manager.get_plugins() if not _is_builtin(plugin)}
+    path = pathlib.Path(os.devnull)
+    try:
+        item: pytest.Function = pytest.Function.from_parent(
+            session, name="rehearsal", callobj=_do_nothing, fixtureinfo=FuncFixtureInfo((), (), [], {})
+        )
+        item.path = path
+        yield item
+    finally:
+        manager._conftest_plugins = conftests
+        session._bestrelpathcache.pop(path, None)
 
 
 def _is_builtin(plugin: object) -> bool:

@@ -31,6 +31,8 @@ class Run:
         self.settings = settings
         self.needs = Needs(self.items, settings)
         self.slots = [Slot(number) for number in range(slots)]
+        self.null_fd = high(os.open(os.devnull, os.O_RDWR))
+        self.stderr_fd = high(os.dup(2))
         self.crash_fd = high(os.open(os.devnull, os.O_RDWR))
         self.captured = internals.captured_descriptors(self.config)
         self.prepared: dict[int, internals.Prepared] = {}
@@ -48,6 +50,7 @@ class Run:
         """Close all descriptors, in pytest's process."""
         for slot in self.slots:
             slot.close()
-        os.close(self.crash_fd)
+        for fd in (self.null_fd, self.stderr_fd, self.crash_fd):
+            os.close(fd)
         self.notes.close()
         self._sender.close()

@@ -75,6 +75,7 @@ class Supervisor:
     def __init__(self, session: pytest.Session, settings: Settings) -> None:
         internals.check(session)
         internals.create_base_temp(session.config)
+        internals.locate(session.items)
         self._settings = settings
         self._run = Run(session, settings, 2 * settings.workers + 2)
         self._needs = self._run.needs

@@ -48,6 +48,7 @@ def start(run: Run, group: int, commands: socket.socket) -> NoReturn:
         Template(run, group, commands).serve()
         code = 0
     except BaseException:
+        os.dup2(run.stderr_fd, 2)
         traceback.print_exc(file=sys.__stderr__)
     finally:
         with contextlib.suppress(BaseException):
@@ -91,6 +92,7 @@ class Template:
         """Become a template: what the process that forked this one has set up, is that one's to tear down."""
         test_process.become_one()
         internals.disown(self._run.session)
+        self._mute()
         system.adopt_orphans()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._wakeup = Wakeup(self._poll)
@@ -105,6 +107,12 @@ class Template:
             warm_up(self._run)
         gc.disable()
         gc.freeze()
+
+    def _mute(self) -> None:
+        """Have what threads of fixtures write be nowhere, but for what is captured while a fixture is at work."""
+        if self._run.captured:
+            for stream in (1, 2):
+                os.dup2(self._run.null_fd, stream)
 
     def _obey(self) -> bool:
         """Do the commands that have come; whether to go on."""
@@ -149,8 +157,9 @@ class Template:
 
     def _fork(self, slot: int, index: int) -> int:
         """Fork; -1, and a note, when that cannot be done."""
+        test_process.flush_streams()  # what threads of fixtures have written is not for each child to write
         try:
-            return os.fork()
+            return internals.fork_without_warning()
         except OSError as error:
             self._run.send(wire.note(wire.NOT_FORKED, slot, index, error.errno or 0))
             return -1
@@ -173,6 +182,7 @@ class Template:
     def _work(self, slot: int, index: int) -> Iterator[None]:
         """Run code of fixtures, as the test in whose name that is done would."""
         journal = wire.Journal(self._run.slots[slot].journal)
+        test_process.flush_streams()  # of what threads of fixtures have written meanwhile
         internals.redirect(self._run.captured, self._run.slots[slot])
         os.dup2(self._run.slots[slot].crash, self._run.crash_fd, inheritable=False)
         self._run.reporter.journal = journal
@@ -190,6 +200,7 @@ class Template:
             gc.disable()
             gc.freeze()
             test_process.flush_streams()
+            self._mute()
             journal.add(wire.SECONDS, time.perf_counter() - begin)
             self._run.reporter.journal = None
             self._own.update(system.child_pids())

@@ -2,7 +2,8 @@
 
 The levers are those of `fastfork.warmup`, under the same names, for `FASTFORK_DISABLE`: the way of a test process is
 gone some times in the template before the first fork (rehearse), so that caches and specialised bytecode are there; and
-what the template holds is no longer counted (immortal). The heap is frozen always.
+what the template holds is no longer counted (immortal); test processes put their first new objects side by side on
+fresh pages (nursery); a large heap goes into huge pages (huge). The heap is frozen always.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 
-from fastfork import _native, levers
+from fastfork import _native, huge_pages, levers
 
 from . import internals, test_process
 from .needs import Needs
@@ -34,21 +35,26 @@ def warm_up(run: Run) -> None:
     if levers.is_enabled("immortal"):
         with contextlib.suppress(OSError):
             _native.immortalize_heap()
+    if levers.is_enabled("huge"):
+        huge_pages.use()
+    if levers.is_enabled("nursery"):
+        with contextlib.suppress(OSError):
+            _native.install_nursery()
 
 
 def _rehearse(run: Run) -> None:
     """Run a test that does nothing, with pytest's own plugins alone: what others do is for real tests."""
-    item = internals.make_rehearsal(run.session)
     slot = run.slots[0]
     items, needs, send, journal = run.items, run.needs, run.send, run.reporter.journal
-    run.items = [item]
-    run.needs = Needs(run.items, run.settings)
     run.send = _nowhere  # type: ignore[method-assign, assignment]
     internals.redirect(run.captured, slot)
     try:
-        for _ in range(_REHEARSALS):
-            test_process.rehearse(run, slot)
-            slot.clear()
+        with internals.rehearsal(run.session) as item:
+            run.items = [item]
+            run.needs = Needs(run.items, run.settings)
+            for _ in range(_REHEARSALS):
+                test_process.rehearse(run, slot)
+                slot.clear()
     finally:
         run.items = items
         run.needs = needs

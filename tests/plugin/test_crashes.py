@@ -45,6 +45,7 @@ def one_failure(project, statement, *arguments):
 def test_death(project, statement, how):
     run = one_failure(project, statement)
     assert how in run.failures()["test_it"]
+    assert run.out.count(how) >= 1
     assert "printed before" in run.out
 
 

@@ -131,6 +131,26 @@ def test_hypothesis(project):
     assert any((project.folder / ".hypothesis" / "examples").iterdir())
 
 
+@pytest.mark.parametrize("options", [(), ("--fastfork=2",)])
+def test_database_of_hypothesis(project, options):
+    pytest.importorskip("hypothesis")
+    project.load("hypothesispytest")
+    project.write(
+        "test_it.py",
+        """
+        from hypothesis import given, settings, strategies as st
+        from journal import log
+        @given(st.integers())
+        def test_fails(x):
+            log(x)
+            assert x < 1000
+        """,
+    )
+    project.run("--fastfork=2")
+    run = project.run(*options)
+    assert run.log[0] == "1000"
+
+
 def test_reruns(project):
     pytest.importorskip("pytest_rerunfailures")
     project.load("rerunfailures")

@@ -129,6 +129,46 @@ def test_failed_first(project):
     assert [case.get("name") for case in project.run("--fastfork", "--lf", *cache).cases] == ["test_b"]
 
 
+def test_stepwise(project):
+    project.write("test_it.py", "def test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pass\n")
+    cache = ("-p", "cacheprovider", "-p", "stepwise")
+    assert "1 failed, 1 passed" in project.run("--fastfork=2", "--sw", *cache).out
+    project.write("test_it.py", "def test_a(): assert 0\ndef test_b(): pass\ndef test_c(): pass\n")
+    assert "2 passed, 1 deselected" in project.run("--fastfork=2", "--sw", *cache).out
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--setup-plan", "--fixtures-per-test"])
+def test_what_only_shows_something(project, option):
+    project.write("test_it.py", MIXED)
+    plain = project.run(option)
+    run = project.run(option, "--fastfork")
+    assert run.code == plain.code
+    assert _comparable(run.out) == _comparable(plain.out)
+
+
+def test_durations(project):
+    project.write(
+        "test_it.py",
+        """
+        import time, pytest
+        @pytest.fixture(scope="module")
+        def slow():
+            time.sleep(0.2)
+            yield
+            time.sleep(0.4)
+        def test_first(slow): time.sleep(0.3)
+        def test_last(slow): pass
+        """,
+    )
+    run = project.run("--fastfork=1", "--durations=3")
+    lines = re.findall(r"^(\d\.\d)\ds (\w+) +test_it.py::(\w+)$", run.out, re.MULTILINE)
+    assert lines == [
+        ("0.4", "teardown", "test_last"),
+        ("0.3", "call", "test_first"),
+        ("0.2", "setup", "test_first"),
+    ]
+
+
 def test_session_ended_by_a_test(project):
     project.write(
         "test_it.py",
