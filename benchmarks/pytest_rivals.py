@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class Rival(NamedTuple):
@@ -30,6 +30,8 @@ class Rival(NamedTuple):
     name: str
     module: str
     """What has to be installed for it."""
+    plugins: tuple[str, ...] | None
+    """What pytest loads for it, and nothing else, by the names of their entry points; None: all that there are."""
     options: tuple[str, ...]
     is_isolated: bool
     """Whether each test has a process of its own."""
@@ -45,15 +47,39 @@ class Suite(NamedTuple):
     fixture: str
 
 
+class Goal(NamedTuple):
+    """What fastfork is to reach beside a rival."""
+
+    suite: str
+    text: str
+    name: str
+    rival: str
+    over_plain: bool
+    """Whether it is about what is added to plain pytest's time."""
+    limit: float
+
+    def ratio(self, seconds: Mapping[str, Sequence[float]]) -> float:
+        """Return what has been reached: the median of the ratios of all rounds."""
+        plain = seconds["plain"] if self.over_plain else [0.0] * len(seconds["plain"])
+        rounds = zip(seconds[self.name], seconds[self.rival], plain)
+        return statistics.median((one - less) / (other - less) for one, other, less in rounds)
+
+
 RIVALS = (
-    Rival("plain", "pytest", (), False),
-    Rival("fastfork=1", "fastfork", ("--fastfork=1",), True),
-    Rival("fastfork=2", "fastfork", ("--fastfork=2",), True),
-    Rival("xdist -n 2", "xdist", ("-n", "2"), False),
-    Rival("forked", "pytest_forked", ("--forked",), True),
-    Rival("xdist -n 2, forked", "pytest_forked", ("-n", "2", "--forked"), True),
-    Rival("zygote, 2 workers", "pytest_zygote", ("--workers", "2"), False),
-    Rival("pytest-fast, 2 workers", "pytest_fast", ("--fast", "--fast-workers=2", "--fast-ttl=5"), False),
+    Rival("plain", "pytest", (), (), False),
+    Rival("fastfork=1", "fastfork", ("fastfork",), ("--fastfork=1",), True),
+    Rival("fastfork=2", "fastfork", ("fastfork",), ("--fastfork=2",), True),
+    Rival("xdist -n 2", "xdist", ("xdist",), ("-n", "2"), False),
+    Rival("forked", "pytest_forked", ("pytest_forked",), ("--forked",), True),
+    Rival("xdist -n 2, forked", "pytest_forked", ("xdist", "pytest_forked"), ("-n", "2", "--forked"), True),
+    Rival("zygote, 2 workers", "pytest_zygote", ("zygote",), ("--workers", "2"), False),
+    Rival(
+        "pytest-fast, 2 workers",
+        "pytest_fast",
+        None,
+        ("--fast", "--fast-workers=2", "--fast-ttl=5"),
+        False,
+    ),
 )
 
 SUITES = (
@@ -62,8 +88,22 @@ SUITES = (
     Suite("module fixture of 200 ms", 50, (), "", "time.sleep(0.2)"),
 )
 
+GOALS = (
+    Goal("trivial", "one at a time, overhead in parts of forked's", "fastfork=1", "forked", True, 1 / 3),
+    Goal("trivial", "two at a time, time in parts of xdist's", "fastfork=2", "xdist -n 2", False, 1.5),
+    Goal(
+        "numpy and pandas",
+        "one at a time, overhead in parts of forked's",
+        "fastfork=1",
+        "forked",
+        True,
+        1 / 4,
+    ),
+)
+
 _DEADLINE = 300
 """Seconds that one run may take."""
+_FIXTURE_LIMIT = 1.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,15 +112,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5, help="runs of each rival (default 5)")
+    parser.add_argument(
+        "--suite", action="append", choices=[suite.name for suite in SUITES], help="only this one"
+    )
     parser.add_argument("--json", type=Path, help="a file for the figures")
     options = parser.parse_args(argv)
     if options.rounds < 1:
         parser.error("--rounds: at least one")
     figures = {}
     for suite in SUITES:
-        if all(map(importlib.util.find_spec, suite.needs)):
+        if suite.name in (options.suite or [suite.name]) and all(map(importlib.util.find_spec, suite.needs)):
             figures[suite.name] = _measure(suite, options.rounds)
             _print(suite, figures[suite.name])
+    _print_goals(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
     return 0
@@ -112,12 +156,14 @@ def _write(suite: Suite, folder: Path) -> None:
 
 
 def _run(suite: Suite, rival: Rival, folder: str) -> float:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *rival.options]
+    plugins = [word for name in ("no:cacheprovider", *(rival.plugins or ())) for word in ("-p", name)]
+    autoload = {} if rival.plugins is None else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, *rival.options]
     begin = time.perf_counter()
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": ""},
+        env={**os.environ, "PYTHONPATH": "", **autoload},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -140,6 +186,31 @@ def _print(suite: Suite, seconds: dict[str, list[float]]) -> None:
     for name, median in medians.items():
         over = (median - medians["plain"]) / suite.tests * 1000
         print(f"{name:24}{'yes' if isolated[name] else 'no':>9}{median:9.2f}{over:22.2f}", flush=True)
+
+
+def _print_goals(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    print("\ngoals")
+    for goal in GOALS:
+        seconds = figures.get(goal.suite, {})
+        if {"plain", goal.name, goal.rival} <= set(seconds):
+            ratio = goal.ratio(seconds)
+            verdict = "reached" if ratio <= goal.limit else "missed"
+            print(f"{goal.suite}, {goal.text}: {ratio:.2f} ({goal.limit:.2f}: {verdict})")
+    if {"trivial", "module fixture of 200 ms"} <= set(figures):
+        ratio = _fixture_ratio(figures["trivial"], figures["module fixture of 200 ms"])
+        verdict = "reached" if ratio <= _FIXTURE_LIMIT else "missed"
+        print(
+            f"module fixture, time in parts of plain and the forks: {ratio:.2f} ({_FIXTURE_LIMIT:.2f}: {verdict})"
+        )
+
+
+def _fixture_ratio(trivial: Mapping[str, Sequence[float]], fixture: Mapping[str, Sequence[float]]) -> float:
+    """Return how the time with a module fixture compares with plain pytest's and as many forks as there are tests."""
+    median = statistics.median
+    tests = {suite.name: suite.tests for suite in SUITES}
+    fork = (median(trivial["fastfork=1"]) - median(trivial["plain"])) / tests["trivial"]
+    forks = fork * tests["module fixture of 200 ms"]
+    return median(fixture["fastfork=1"]) / (median(fixture["plain"]) + forks)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,17 @@ _MIN_DENSITY = 0.8
 """The resident part of a mapping: what is not there yet would be, afterwards. It bounds what the template grows by."""
 
 
-def use() -> None:
-    """Move the heap of this process into huge pages, as far as it is large and dense and the kernel does it."""
+def use(min_heap: int = MIN_HEAP) -> None:
+    """Move the heap of this process into huge pages, as far as it is dense and the kernel does it.
+
+    Parameters
+    ----------
+    min_heap:
+        Bytes of private memory; a smaller heap stays as it is.
+
+    """
     with contextlib.suppress(OSError):  # no /proc
-        if _private_bytes() < MIN_HEAP:
+        if _private_bytes() < min_heap:
             return
         with open("/proc/self/smaps") as stream:
             mappings = list(dense_mappings(stream))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _WORTH_IT = 10
 """Tests from which on it pays."""
 _REHEARSALS = 20
+_MIN_HEAP = 16 << 20
+"""Bytes of private memory from which huge pages pay: test processes do more than most children, and write to more."""
 
 
 def warm_up(run: Run) -> None:
@@ -36,7 +38,7 @@ def warm_up(run: Run) -> None:
         with contextlib.suppress(OSError):
             _native.immortalize_heap()
     if levers.is_enabled("huge"):
-        huge_pages.use()
+        huge_pages.use(_MIN_HEAP)
     if levers.is_enabled("nursery"):
         with contextlib.suppress(OSError):
             _native.install_nursery()
