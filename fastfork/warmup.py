@@ -12,9 +12,10 @@ rehearse   The way of a child, from its request to its end, is gone some times i
            bytecode and bindings of symbols are written before any fork, and not by each child.
 immortal   CPython 3.12 and later: what the template holds is no longer counted, so that using it does not write to
            it. Children never free these objects.
-nursery    A child puts its first new small objects side by side, on 256 KiB of fresh pages, and not into what is free
-           on pages of the template. What it frees there is used again for objects of the same size, until those 256 KiB
-           have once been full. It then allocates as ever; they are what it may never give back.
+nursery    CPython 3.11 and later: a child puts its first new small objects side by side, on 256 KiB of fresh pages, and
+           not into what is free on pages of the template. What it frees there is used again for objects of the same
+           size, until those 256 KiB have once been full. It then allocates as ever; they are what it may never give
+           back.
 huge       A heap of more than 32 MiB goes into huge pages, as far as most of it is there, so that a fork and the end of
            a child hardly depend on its size. That takes a second or two for each GB, and at most a quarter more memory.
 ========== ===========================================================================================================
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from ._native import Request
     from .config import TemplateConfig
 
+_NURSERY_PAYS = (3, 11)
+"""The oldest Python: before, a child writes the reference counts on most of the pages that a nursery would spare."""
+
 _REHEARSALS = 30
 """Rounds: CPython specialises bytecode after a few, and its caches settle."""
 
@@ -66,7 +70,7 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
             _native.immortalize_heap()
     if levers.is_enabled("freeze"):
         gc.freeze()
-    if levers.is_enabled("nursery"):
+    if levers.is_enabled("nursery") and sys.version_info >= _NURSERY_PAYS:
         with contextlib.suppress(OSError):
             _native.install_nursery()
     if levers.is_enabled("huge"):

@@ -88,7 +88,9 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
             for item in interpreters
         ),
         *(compat_step(place, item) for item in interpreters if item.carries_suites),
-        *(pytest_step(place, item) for item in interpreters),
+        pytest_step(place, oldest),
+        *(integration_step(place, item) for item in interpreters[1:-1]),
+        *([pytest_step(place, newest)] if oldest != newest else []),
         pytest_step(place, newest, backend="poll"),
         # These are about the core and the kernel more than about the interpreter.
         fault_step(place, newest),
@@ -176,6 +178,11 @@ def pytest_step(place: Place, interpreter: Interpreter, backend: str = "") -> St
     """Return the step that runs the tests but for those with steps of their own, on `backend` if one is named."""
     left_out = [f"--ignore={folder}" for folder in (*FAULTS_AND_STRESS, PYTEST_PLUGIN)]
     return _pytest_step("pytest", ("tests", *left_out), place, interpreter, backend)
+
+
+def integration_step(place: Place, interpreter: Interpreter) -> Step:
+    """Return the step that runs whole programs: all that there is time for between the oldest and the newest Python."""
+    return _pytest_step("integration", ("tests/integration",), place, interpreter, backend="")
 
 
 def fault_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:

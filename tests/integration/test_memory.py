@@ -144,6 +144,7 @@ def test_binding_at_the_start_does_not_show_in_the_environment(programs, given):
     assert outcome.lines == [str(given), str(given), "0"]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="reference counts touch these pages all the same")
 def test_a_nursery_saves_children_page_faults(faults):
     assert faults() < faults("nursery") - 5
 
