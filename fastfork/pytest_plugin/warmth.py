@@ -20,28 +20,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .run import Run
 
-_WORTH_IT = 10
+_WORTH_REHEARSING = 10
 """Tests from which on it pays."""
+_WORTH_THE_HEAP = 60
+"""Tests from which on it pays to go through the whole heap, which takes a tenth of a second where pandas is loaded."""
 _REHEARSALS = 20
 _MIN_HEAP = 16 << 20
 """Bytes of private memory from which huge pages pay: test processes do more than most children, and write to more."""
 
 
 def warm_up(run: Run) -> None:
-    """Pull the levers that ``FASTFORK_DISABLE`` does not name."""
-    if len(run.items) < _WORTH_IT:
-        return
-    if levers.is_enabled("rehearse"):
+    """Pull the levers that pay and that ``FASTFORK_DISABLE`` does not name."""
+    if len(run.items) >= _WORTH_REHEARSING and levers.is_enabled("rehearse"):
         _rehearse(run)
+    if len(run.items) >= _WORTH_THE_HEAP:
+        _prepare_heap()
+    if levers.is_enabled("nursery"):
+        with contextlib.suppress(OSError):
+            _native.install_nursery()
+
+
+def _prepare_heap() -> None:
     gc.collect()
     if levers.is_enabled("immortal"):
         with contextlib.suppress(OSError):
             _native.immortalize_heap()
     if levers.is_enabled("huge"):
         huge_pages.use(_MIN_HEAP)
-    if levers.is_enabled("nursery"):
-        with contextlib.suppress(OSError):
-            _native.install_nursery()
 
 
 def _rehearse(run: Run) -> None:
