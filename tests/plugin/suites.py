@@ -40,7 +40,6 @@ SUITES = (
         ("tests", "--ignore=tests/test_serving.py"),
     ),
     Suite("flask==3.1.3", ("asgiref", "python-dotenv", "pytest==8.4.2")),
-    Suite("packaging==26.4", ("pretend", "tomli_w", "hypothesis")),
     Suite("pluggy==1.7.0", (), ("testing", "--ignore=testing/benchmark.py")),
     Suite("more-itertools==11.2.1"),
     Suite("markupsafe==3.0.4"),

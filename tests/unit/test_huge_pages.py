@@ -53,8 +53,7 @@ def test_dense_mappings(mapping, is_taken):
 def test_a_small_heap_is_left_alone(monkeypatch):
     moved = []
     monkeypatch.setattr(_native, "collapse", lambda *mapping: moved.append(mapping))
-    monkeypatch.setattr(huge_pages, "MIN_HEAP", 1 << 50)
-    huge_pages.use()
+    huge_pages.use(min_heap=1 << 50)
     assert moved == []
 
 
@@ -66,11 +65,10 @@ def test_a_mapping_that_cannot_be_moved_is_passed_over(monkeypatch):
         raise OSError(errno.ENOMEM, "no huge pages")
 
     monkeypatch.setattr(_native, "collapse", fail)
-    monkeypatch.setattr(huge_pages, "MIN_HEAP", 0)
     kept = [mmap.mmap(-1, 4 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(2)]
     for memory in kept:
         memory.write(b"x" * len(memory))
-    huge_pages.use()
+    huge_pages.use(min_heap=0)
     assert len(asked) >= 1
     assert all(size >= 2 * MIB for _, size in asked)
 
