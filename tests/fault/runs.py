@@ -151,7 +151,17 @@ class Runner:
             return judge_suite(report, is_over, time.monotonic() - begin, log.read_text(errors="replace"))
 
     def _command(self, *arguments: str) -> list[str]:
-        return [self._python, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={self._root}", *arguments]
+        return [
+            self._python,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:randomly",
+            f"--rootdir={self._root}",
+            *arguments,
+        ]
 
     def _variables(self, folder: Path, **more: str) -> dict[str, str]:
         """Return the environment of a run whose files all go to `folder`."""

@@ -11,7 +11,7 @@ import pytest
 from support import targets
 
 import fastfork
-from fastfork import batch, forkserver
+from fastfork import _native, batch, forkserver
 
 BACKENDS = ["auto", "poll"]
 
@@ -86,6 +86,9 @@ def test_processes_of_others_are_refused_and_none_is_started(ctx):
     assert own.pid is None
 
 
+@pytest.mark.skipif(
+    not _native.has_pidfds(), reason="without pidfds each is started by itself, one after another"
+)
 def test_a_template_that_dies_amid_it(ctx, template):
     """Those that it had not taken yet come from the next one; of the others each says what became of it."""
     ctx.Process(target=targets.nothing).start()
