@@ -50,10 +50,12 @@ class _PostedPopen(Popen):
         self.sentinel = self._child.sentinel
 
     def abandon(self) -> None:
-        """Give it up: it is ended as soon as it is there."""
+        """Give it up: it is ended as soon as it is there, or now if it is there already."""
         if self._posted is not None:
             connection, request_id = self._posted
             connection.abandon_request(request_id)
+        elif hasattr(self, "_child"):  # no wait for it was interrupted, which has ended it
+            self._child.kill()
 
 
 def start_all(processes: Iterable[FastForkProcess]) -> None:
