@@ -32,7 +32,7 @@ import weakref
 from multiprocessing import context as mp_context
 from multiprocessing import process, reduction, resource_tracker, spawn, util
 
-from . import _native, answering, huge_pages, levers
+from . import _native, answering, huge_pages, levers, nursery
 from .context import get_context
 from .forkserver import _forkserver
 from .preparation import preparation_data
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 
     from ._native import Request
     from .config import TemplateConfig
-
-_NURSERY_PAYS = (3, 11)
-"""The oldest Python: before, a child writes the reference counts on most of the pages that a nursery would spare."""
 
 _REHEARSALS = 30
 """Rounds: CPython specialises bytecode after a few, and its caches settle."""
@@ -70,9 +67,7 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
             _native.immortalize_heap()
     if levers.is_enabled("freeze"):
         gc.freeze()
-    if levers.is_enabled("nursery") and sys.version_info >= _NURSERY_PAYS:
-        with contextlib.suppress(OSError):
-            _native.install_nursery()
+    nursery.install()
     if levers.is_enabled("huge"):
         huge_pages.use()
 
@@ -87,9 +82,7 @@ def warm_up_for_tasks(_serve: Callable[[Request, TemplateConfig], int], _config:
             answering.rehearse(_REHEARSALS)
     if levers.is_enabled("freeze"):
         gc.freeze()
-    if levers.is_enabled("nursery"):
-        with contextlib.suppress(OSError):
-            _native.install_nursery()
+    nursery.install()
 
 
 def _nothing() -> None:

@@ -14,7 +14,7 @@ from . import internals, system, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Literal
 
     from .run import Run
     from .slot import Slot
@@ -126,16 +126,7 @@ class Results:
         """Have a test fail, for a reason that is outside of it."""
         item = self._run.items[index]
         record = self._records[index]
-        record.crash = pytest.TestReport(
-            nodeid=item.nodeid,
-            location=item.location,
-            keywords=dict.fromkeys(item.keywords, 1),
-            outcome="failed",
-            longrepr=text,
-            when=when,  # type: ignore[arg-type]
-            sections=sections,
-            duration=seconds,
-        )
+        record.crash = _report(item, when, "failed", text, sections=sections, duration=seconds)
         record.complete = True
 
     # Showing
@@ -291,13 +282,20 @@ def how_it_ended(status: int) -> str:
 
 
 def _passed(item: pytest.Item, when: str) -> pytest.TestReport:
+    return _report(item, when, "passed", None)
+
+
+def _report(
+    item: pytest.Item, when: str, outcome: Literal["passed", "failed"], text: str | None, **rest: Any
+) -> pytest.TestReport:
     return pytest.TestReport(
         nodeid=item.nodeid,
         location=item.location,
         keywords=dict.fromkeys(item.keywords, 1),
-        outcome="passed",
-        longrepr=None,
+        outcome=outcome,
+        longrepr=text,
         when=when,  # type: ignore[arg-type]
+        **rest,
     )
 
 

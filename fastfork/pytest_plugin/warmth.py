@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 
-from fastfork import _native, huge_pages, levers
+from fastfork import _native, huge_pages, levers, nursery
 
 from . import internals, test_process
 from .needs import Needs
@@ -26,8 +25,6 @@ _WORTH_REHEARSING = 10
 _WORTH_THE_HEAP = 60
 """Tests from which on it pays to go through the whole heap, which takes a tenth of a second where pandas is loaded."""
 _REHEARSALS = 20
-_NURSERY_PAYS = (3, 11)
-"""As in `fastfork.warmup`."""
 _MIN_HEAP = 16 << 20
 """Bytes of private memory from which huge pages pay: test processes do more than most children, and write to more."""
 
@@ -38,9 +35,7 @@ def warm_up(run: Run) -> None:
         _rehearse(run)
     if len(run.items) >= _WORTH_THE_HEAP:
         _prepare_heap()
-    if levers.is_enabled("nursery") and sys.version_info >= _NURSERY_PAYS:
-        with contextlib.suppress(OSError):
-            _native.install_nursery()
+    nursery.install()
 
 
 def _prepare_heap() -> None:
