@@ -85,16 +85,17 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
         Step("fuzz", partial(fuzz_core, place)),
         *(
             Step(f"env-{item.name}", partial(make_environment, place, item), ["build"])
-            for item in interpreters
+            for item in reversed(interpreters)
         ),
+        # The longest first, lest one be left to run alone at the end. Faults are about the core and the kernel more
+        # than about the interpreter.
+        fault_step(place, newest, backend="poll"),
+        fault_step(place, newest),
         *(compat_step(place, item) for item in interpreters if item.carries_suites),
         pytest_step(place, oldest),
-        *(integration_step(place, item) for item in interpreters[1:-1]),
         *([pytest_step(place, newest)] if oldest != newest else []),
         pytest_step(place, newest, backend="poll"),
-        # These are about the core and the kernel more than about the interpreter.
-        fault_step(place, newest),
-        fault_step(place, newest, backend="poll"),
+        *(integration_step(place, item) for item in interpreters[1:-1]),
         plugin_step(place, newest, (PYTEST_PLUGIN,)),
         *([plugin_step(place, oldest, PYTEST_PLUGIN_ON_OLDEST)] if oldest != newest else []),
         Step("tools", partial(install_tools, place, tools), ["build"]),

@@ -110,9 +110,15 @@ def test_asyncio(project):
     project.compare()
 
 
+def load_hypothesis(project):
+    """Load hypothesis with the database that it has at a terminal, and has not where a variable tells it of a CI."""
+    project.load("hypothesispytest")
+    project.write("pytest.ini", "[pytest]\naddopts = --hypothesis-profile=default\n")
+
+
 def test_hypothesis(project):
     pytest.importorskip("hypothesis")
-    project.load("hypothesispytest")
+    load_hypothesis(project)
     project.write(
         "test_it.py",
         """
@@ -134,7 +140,7 @@ def test_hypothesis(project):
 @pytest.mark.parametrize("options", [(), ("--fastfork=2",)])
 def test_database_of_hypothesis(project, options):
     pytest.importorskip("hypothesis")
-    project.load("hypothesispytest")
+    load_hypothesis(project)
     project.write(
         "test_it.py",
         """
