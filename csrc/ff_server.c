@@ -53,7 +53,8 @@ struct ff_server {
     struct ff_children children;
     struct ff_spares spares;
     size_t handed_count;        /* requests that spares, on demand or not, have and have not begun with */
-    double next_look;           /* at those spares, when they do not begin */
+    size_t looked_at_count;     /* of those spares, the ones that more than their sockets may tell of */
+    double next_look;           /* at those */
     struct ff_spare spare;      /* what this process is, if it is one */
     bool is_unfit;              /* this is a child, and could not become what its request says */
     struct ff_applied applied;  /* otherwise: what it has become */
@@ -498,6 +499,20 @@ static void enlist(struct ff_server *server, struct ff_connection *connection, s
     report_started(server, connection, child);
 }
 
+/* A spare that has been forked ahead may not begin for reasons of its own, which its socket does not tell; so it is looked
+ * at now and then, and so is one whose socket cannot be watched. */
+static void watch_spare(struct ff_server *server, struct ff_connection *connection)
+{
+    struct ff_child *child = connection->spare;
+    int error = server->loop->backend->watch(server->loop, child->spare_sock, FF_READABLE, connection);
+
+    if (child->is_looked_at || (child->is_on_demand && error == 0))
+        return;
+    child->is_looked_at = true;
+    if (server->looked_at_count++ == 0)
+        server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
+}
+
 /* The spare of a request is done with it, or the request with the spare: the socket is no longer watched. */
 static struct ff_child *take_spare(struct ff_server *server, struct ff_connection *connection)
 {
@@ -508,6 +523,8 @@ static struct ff_child *take_spare(struct ff_server *server, struct ff_connectio
         server->loop->backend->watch(server->loop, child->spare_sock, 0, NULL);
     connection->spare = NULL;
     server->handed_count--;
+    server->looked_at_count -= child->is_looked_at;
+    child->is_looked_at = false;
     return child;
 }
 
@@ -626,7 +643,7 @@ static void give_up(struct ff_server *server, struct ff_connection *connection)
 /* Now and then, while some spare does not begin. */
 static void look_at_handed(struct ff_server *server)
 {
-    if (server->handed_count == 0 || ff_seconds_now() < server->next_look)
+    if (server->looked_at_count == 0 || ff_seconds_now() < server->next_look)
         return;
     server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
@@ -646,9 +663,7 @@ static void await_beginning(struct ff_server *server, struct ff_connection *conn
     ff_connection_wait(connection, server->tickets++);
     server->handed_count++;
     publish_numbers(server);
-    server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
-    /* Without a watch it is looked at all the same. */
-    server->loop->backend->watch(server->loop, child->spare_sock, FF_READABLE, connection);
+    watch_spare(server, connection);
 }
 
 /* Whether a spare has got the request. */
@@ -900,7 +915,7 @@ static int choose_timeout(const struct ff_server *server)
         return 0;
     if (server->children.doomed != NULL)
         return FF_TREE_ROUND_MS;
-    if (server->handed_count > 0)
+    if (server->looked_at_count > 0)
         return FF_HANDED_MS;
     if (server->next_check > 0)
         return SUSPICION_MS;
@@ -1067,7 +1082,7 @@ static void watch_again(struct ff_server *server, struct ff_connection *connecti
 {
     watch_connection(server, connection);
     if (connection->spare != NULL)
-        server->loop->backend->watch(server->loop, connection->spare->spare_sock, FF_READABLE, connection);
+        watch_spare(server, connection);
 }
 
 static int start(struct ff_server *server)

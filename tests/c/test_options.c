@@ -599,6 +599,41 @@ static void test_a_child_that_does_not_begin_ends_with_its_client(void)
     stop_server(&serving);
 }
 
+static long count_sleeps(pid_t pid)
+{
+    char path[64], line[256];
+    long count = -1;
+    FILE *file;
+
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    file = fopen(path, "r");
+    CHECK(file != NULL);
+    while (count < 0 && fgets(line, sizeof line, file) != NULL)
+        sscanf(line, "voluntary_ctxt_switches: %ld", &count);
+    CHECK_INT(fclose(file), 0);
+    CHECK(count >= 0);
+    return count;
+}
+
+static void test_the_server_rests_while_a_child_does_not_begin(void)
+{
+    struct serving serving;
+    int sock, endless;
+    long before, after;
+
+    start_server(&serving, &telling);
+    sock = connect_client(&serving);
+    endless = start_endless(sock, 1);
+    after = count_sleeps(serving.pid);
+    do {
+        before = after;
+        poll(NULL, 0, 5 * FF_HANDED_MS);
+        after = count_sleeps(serving.pid);
+    } while (after > before);
+    close_all((int[]){sock, endless}, 2);
+    stop_server(&serving);
+}
+
 /* One that has failed leaves its room to the next; one that has still to begin does not. */
 static void test_room_for_one(void)
 {
@@ -703,6 +738,7 @@ int main(void)
     RUN(test_pid_and_exit_code_on_a_stream);
     RUN(test_a_child_that_dies_before_it_begins_has_been_started);
     RUN(test_a_child_that_does_not_begin_ends_with_its_client);
+    RUN(test_the_server_rests_while_a_child_does_not_begin);
     RUN(test_room_for_one);
     RUN(test_unsound_blocks_are_refused);
     RUN(test_a_held_descriptor_is_not_for_a_stream);
