@@ -222,9 +222,6 @@ int ff_python_install_nursery(int guards_interpreters);
  * has been asked before for this range. -ENOSYS where no kernel can, -EINVAL where this one cannot or is not to. */
 int ff_huge_collapse(uintptr_t begin, size_t size);
 
-/* Begin to do so, in a child where nothing else has run yet. A child that the server forks does by itself. */
-void ff_python_use_nursery(void);
-
 /* Time `rounds` bare fork + _exit + waitpid cycles of this process, in seconds each. */
 int ff_measure_floor(int rounds, double *ret_seconds);
 

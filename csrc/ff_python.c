@@ -6,6 +6,7 @@
 #include <Python.h>
 
 #include "ff_abi.h"
+#include "ff_python_nursery.h"
 #include "ff_server.h"
 
 /* One server serves at a time in a process, from one thread, and a fork does not nest. */

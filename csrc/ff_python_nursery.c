@@ -11,6 +11,7 @@
 
 #include "ff_abi.h"
 #include "ff_nursery.h"
+#include "ff_python_nursery.h"
 
 #ifndef Py_GIL_DISABLED
 

@@ -470,11 +470,6 @@ def collapse(begin: int, size: int) -> None:
     _check(lib.ff_huge_collapse(begin, size))
 
 
-def use_nursery() -> None:
-    """Begin to put new small objects into the nursery, if there is one, in a process that os.fork() has just made."""
-    lib.ff_python_use_nursery()
-
-
 def measure_floor(rounds: int) -> list[float]:
     """Time `rounds` bare ``fork + _exit + waitpid`` cycles of this process in C: seconds of each."""
     seconds = ffi.new("double[]", rounds)

@@ -13,8 +13,6 @@ import traceback
 
 import pytest
 
-from fastfork import _native
-
 from . import internals, system, wire
 from .coverage_data import save_coverage
 
@@ -55,7 +53,6 @@ def start(run: Run, index: int, slot: Slot) -> NoReturn:
 
 
 def _be_a_process(run: Run, slot: Slot) -> None:
-    _native.use_nursery()
     signal.signal(signal.SIGINT, run.interrupt_handler)
     if not run.settings.interactive:
         os.setpgid(0, 0)

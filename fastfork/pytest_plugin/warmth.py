@@ -2,8 +2,8 @@
 
 The levers are those of `fastfork.warmup`, under the same names, for `FASTFORK_DISABLE`: the way of a test process is
 gone some times in the template before the first fork (rehearse), so that caches and specialised bytecode are there; and
-what the template holds is no longer counted (immortal); test processes put their first new objects side by side on
-fresh pages (nursery); a large heap goes into huge pages (huge). The heap is frozen always.
+what the template holds is no longer counted (immortal); a large heap goes into huge pages (huge). The heap is frozen
+always. A nursery gives a test process nothing: it writes to more pages than those of new objects.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 
-from fastfork import _native, huge_pages, levers, nursery
+from fastfork import _native, huge_pages, levers
 
 from . import internals, test_process
 from .needs import Needs
@@ -24,6 +24,8 @@ _WORTH_REHEARSING = 10
 """Tests from which on it pays."""
 _WORTH_THE_HEAP = 60
 """Tests from which on it pays to go through the whole heap, which takes a tenth of a second where pandas is loaded."""
+_WORTH_HUGE_PAGES = 500
+"""Tests from which on it pays to copy the heap into huge pages: a heap of 60 MB for 5 % of a test's process."""
 _REHEARSALS = 20
 _MIN_HEAP = 16 << 20
 """Bytes of private memory from which huge pages pay: test processes do more than most children, and write to more."""
@@ -34,17 +36,16 @@ def warm_up(run: Run) -> None:
     if len(run.items) >= _WORTH_REHEARSING and levers.is_enabled("rehearse"):
         _rehearse(run)
     if len(run.items) >= _WORTH_THE_HEAP:
-        _prepare_heap()
-    nursery.install()
+        _make_immortal()
+    if len(run.items) >= _WORTH_HUGE_PAGES and levers.is_enabled("huge"):
+        huge_pages.use(_MIN_HEAP)
 
 
-def _prepare_heap() -> None:
+def _make_immortal() -> None:
     gc.collect()
     if levers.is_enabled("immortal"):
         with contextlib.suppress(OSError):
             _native.immortalize_heap()
-    if levers.is_enabled("huge"):
-        huge_pages.use(_MIN_HEAP)
 
 
 def _rehearse(run: Run) -> None:

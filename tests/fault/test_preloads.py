@@ -421,7 +421,7 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
 def test_a_handler_of_a_preload_is_that_of_the_children_from_their_first_moment(preload):
     server = preload(ENDS_BY_ITSELF)
     for _ in range(100):
-        process = server.start(preloading.wait_for_a_signal)
+        process = server.start(targets.wait_for_a_signal)
         process.terminate()
         process.join(DEADLINE)
         assert process.exitcode == 7

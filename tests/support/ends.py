@@ -15,7 +15,7 @@ import threading
 import time
 from multiprocessing import util
 
-from .targets import leave, wait_for_end_of
+from .targets import leave, wait_for_a_signal, wait_for_end_of
 
 
 def without_core() -> None:
@@ -242,7 +242,7 @@ def close_all_and_die_of(number):
 
 def close_all_and_wait():
     close_all()
-    time.sleep(600)
+    wait_for_a_signal()
 
 
 def close_all_and_start(context):

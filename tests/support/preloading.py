@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 
@@ -21,12 +20,6 @@ def send_result(connection, function, *arguments):
 
 def module_is_there(name):
     return name in sys.modules
-
-
-def wait_for_a_signal():
-    """Sleep in steps: a handler in Python for a signal that comes just before a sleep runs only after that."""
-    while True:
-        time.sleep(0.05)
 
 
 def signal_masks():

@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from multiprocessing import process, shared_memory
 
 import fastfork
@@ -48,6 +49,12 @@ def kill_self(number):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.kill(os.getpid(), number)
     signal.pause()
+
+
+def wait_for_a_signal():
+    """Sleep in steps: a handler in Python for a signal that comes just before a sleep runs only after that."""
+    while True:
+        time.sleep(0.05)
 
 
 def wait_for_end_of(connection):
