@@ -898,13 +898,13 @@ static void check_alive(struct ff_server *server)
 }
 
 /* Whoever is still connected is told of the exits of all its children first; whoever is to die dies. What clients
- * had sent before is served: that is known when there is nothing more to be read. */
+ * had sent before is served: that is known when there is nothing more to be read, of one that waits for memory not yet. */
 static bool may_leave(const struct ff_server *server)
 {
     if (!server->leaving || server->children.doomed != NULL)
         return false;
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
-        if (ff_connection_is_owed(other))
+        if (ff_connection_is_owed(other) || (other->stalled && other->state != FF_CONNECTION_GONE))
             return false;
     return true;
 }
