@@ -79,6 +79,7 @@ class Client:
 
 def _environment(rival: Rival, sys_path: list[str]) -> dict[str, str]:
     environment = dict(os.environ)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a process would compile what others have compiled once
     if rival.tuned:  # any fork server finds what it is to preload: some ignore the client's path
         environment["PYTHONPATH"] = os.pathsep.join([_PROGRAM, *sys_path])
     if rival.disabled is not None:

@@ -99,6 +99,7 @@ GOALS = (
         True,
         1 / 4,
     ),
+    Goal("numpy and pandas", "two at a time, the same", "fastfork=2", "forked", True, 1 / 4),
 )
 
 _DEADLINE = 300
@@ -159,11 +160,15 @@ def _run(suite: Suite, rival: Rival, folder: str) -> float:
     plugins = [word for name in ("no:cacheprovider", *(rival.plugins or ())) for word in ("-p", name)]
     autoload = {} if rival.plugins is None else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", *plugins, *rival.options]
+    environment = {**os.environ, "PYTHONPATH": "", **autoload}
+    environment.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # a run would compile, every time, what others have compiled once
     begin = time.perf_counter()
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": "", **autoload},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
