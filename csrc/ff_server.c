@@ -499,18 +499,24 @@ static void enlist(struct ff_server *server, struct ff_connection *connection, s
     report_started(server, connection, child);
 }
 
-/* A spare that has been forked ahead may not begin for reasons of its own, which its socket does not tell; so it is looked
- * at now and then, and so is one whose socket cannot be watched. */
+/* Whether more than its socket may tell of a spare that has a request: it is looked at now and then. */
+static void set_looked_at(struct ff_server *server, struct ff_child *child, bool is_looked_at)
+{
+    if (is_looked_at && server->looked_at_count == 0)
+        server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
+    server->looked_at_count += is_looked_at;
+    server->looked_at_count -= child->is_looked_at;
+    child->is_looked_at = is_looked_at;
+}
+
+/* One that has been forked ahead may not begin for reasons of its own; one on demand says all by its socket, unless there
+ * is no memory for a watch. */
 static void watch_spare(struct ff_server *server, struct ff_connection *connection)
 {
     struct ff_child *child = connection->spare;
     int error = server->loop->backend->watch(server->loop, child->spare_sock, FF_READABLE, connection);
 
-    if (child->is_looked_at || (child->is_on_demand && error == 0))
-        return;
-    child->is_looked_at = true;
-    if (server->looked_at_count++ == 0)
-        server->next_look = ff_seconds_now() + 1e-3 * FF_HANDED_MS;
+    set_looked_at(server, child, !child->is_on_demand || error < 0);
 }
 
 /* The spare of a request is done with it, or the request with the spare: the socket is no longer watched. */
@@ -523,8 +529,7 @@ static struct ff_child *take_spare(struct ff_server *server, struct ff_connectio
         server->loop->backend->watch(server->loop, child->spare_sock, 0, NULL);
     connection->spare = NULL;
     server->handed_count--;
-    server->looked_at_count -= child->is_looked_at;
-    child->is_looked_at = false;
+    set_looked_at(server, child, false);
     return child;
 }
 
@@ -563,9 +568,10 @@ static void begin(struct ff_server *server, struct ff_connection *connection)
 }
 
 /* It will not begin. Whether it has done so after all is looked up once it is dead: no request is served twice. */
-static void condemn(struct ff_server *server, const struct ff_child *child)
+static void condemn(struct ff_server *server, struct ff_child *child)
 {
     server->loop->backend->watch(server->loop, child->spare_sock, 0, NULL);
+    set_looked_at(server, child, false);
     ff_spare_kill(child);
 }
 
@@ -649,7 +655,11 @@ static void look_at_handed(struct ff_server *server)
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
         if (other->spare != NULL)
             settle(server, other);
-        if (other->spare != NULL && !other->spare->is_on_demand && ff_spare_is_stuck(other->spare))
+        if (other->spare == NULL || !other->spare->is_looked_at)
+            continue;
+        if (other->spare->is_on_demand)
+            watch_spare(server, other); /* there may be memory again */
+        else if (ff_spare_is_stuck(other->spare))
             give_up(server, other);
     }
 }
