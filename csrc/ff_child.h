@@ -33,6 +33,7 @@ struct ff_child {
     bool is_spare;                /* it has not begun with a request yet: see ff_spare.h */
     bool is_on_demand;            /* a spare, at first, that was forked for its request and not ahead */
     bool is_looked_at;            /* now and then, as its socket alone does not tell whether it begins */
+    bool is_condemned;            /* it will not begin with its request: only its death is waited for */
     int spare_sock;               /* the server's end of a spare's socket, or -1 */
     double handed;                /* ff_seconds_now() when a spare has got a request */
     struct ff_unfit unfit;        /* what a spare has said of the options of its request */

@@ -572,13 +572,14 @@ static void condemn(struct ff_server *server, struct ff_child *child)
 {
     server->loop->backend->watch(server->loop, child->spare_sock, 0, NULL);
     set_looked_at(server, child, false);
+    child->is_condemned = true;
     ff_spare_kill(child);
 }
 
 /* Find out whether the spare has begun: whether the event was about that. */
 static bool settle(struct ff_server *server, struct ff_connection *connection)
 {
-    int begun = ff_spare_has_begun(connection->spare);
+    int begun = connection->spare->is_condemned ? 0 : ff_spare_has_begun(connection->spare);
 
     if (begun > 0)
         begin(server, connection);
@@ -1091,7 +1092,7 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
 static void watch_again(struct ff_server *server, struct ff_connection *connection)
 {
     watch_connection(server, connection);
-    if (connection->spare != NULL)
+    if (connection->spare != NULL && !connection->spare->is_condemned)
         watch_spare(server, connection);
 }
 
