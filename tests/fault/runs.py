@@ -40,7 +40,7 @@ _WORDS = (
     (r"'FileNotFound\.\.\.", "start fails: FileNotFoundError"),
     (r"has killed another process", "another process killed"),
     (r"^assert .* == ''$", "complaints on standard error"),
-    (r"^assert ", "wrong outcome"),
+    (r"^(assert|Traceback) ", "wrong outcome"),
 )
 """What is put shorter, where a test has no word of its own: how a failure reads, and the word for it."""
 
