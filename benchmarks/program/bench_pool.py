@@ -1,9 +1,13 @@
-"""How long a pool takes until every one of its workers has answered, and what idle ones keep to themselves."""
+"""How long a pool takes until every one of its workers has answered, and what idle ones keep to themselves.
+
+What executors need is imported at the top, as programs have it: a template that is launched later has it, too.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from concurrent.futures.process import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,8 +31,6 @@ def start_up(context: BaseContext, workers: int) -> float:
 
 def executor_start_up(context: BaseContext, workers: int) -> float:
     """As `start_up`, of a `ProcessPoolExecutor`."""
-    from concurrent.futures import ProcessPoolExecutor
-
     with _meeting() as meeting:
         begin = time.perf_counter()
         with ProcessPoolExecutor(workers, mp_context=context) as executor:
