@@ -88,20 +88,34 @@ class Executor(concurrent.futures.Executor):
         capture: bool = False,
         options: ChildOptions | None = None,
     ) -> None:
-        calls = _calls(preload, initializer, initargs, serializer)
         is_own = bool(preload) or initializer is not None
         if is_own and template is not None:
             raise ValueError("preload and initializer are for a template that is the executor's own")
-        settings = Settings().changed(
-            timeout=timeout, grace=grace, serializer=serializer, capture=capture, options=options
+        settings = settings_of(
+            {
+                "timeout": timeout,
+                "grace": grace,
+                "serializer": serializer,
+                "capture": capture,
+                "options": options,
+            }
         )
-        server = _own_server(preload, calls) if is_own else default_server(template)
+        server = (
+            own_server(preload, initializer, initargs, serializer) if is_own else default_server(template)
+        )
         self._set_up(server, max_workers, settings, owns_server=is_own)
+
+    @classmethod
+    def on_server(cls, server: ForkServer, max_workers: int | None, settings: Settings) -> Executor:
+        """Return an executor whose tasks come from a template that somebody else keeps and ends; for this package."""
+        executor = cls.__new__(cls)
+        executor._set_up(server, max_workers, settings, owns_server=False)
+        return executor
 
     def _set_up(
         self, server: ForkServer, max_workers: int | None, settings: Settings, *, owns_server: bool
     ) -> None:
-        self._settings = _checked(settings)
+        self._settings = settings
         self._manager = Manager(server, _checked_workers(max_workers), owns_server=owns_server)
         self._finalizer = weakref.finalize(self, self._manager.close)
         self._finalizer.atexit = False  # the manager sees to that itself
@@ -138,8 +152,14 @@ class Executor(concurrent.futures.Executor):
         from .current_process import CurrentProcess
 
         default_server()  # raises where fastfork is not supported
-        settings = Settings().changed(
-            timeout=timeout, grace=grace, serializer=functions.__name__, capture=capture, options=options
+        settings = settings_of(
+            {
+                "timeout": timeout,
+                "grace": grace,
+                "serializer": functions.__name__,
+                "capture": capture,
+                "options": options,
+            }
         )
         executor = cls.__new__(cls)
         server = CurrentProcess(_name())
@@ -171,11 +191,13 @@ class Executor(concurrent.futures.Executor):
         function: Callable[..., object],
         arguments: Sequence[object],
         keywords: dict[str, object],
+        name: str | None = None,
     ) -> TaskFuture:
+        """Have a task done; `name` is what messages call it."""
         future = TaskFuture()
         manager = self._manager
         future._kill = lambda: manager.signal(future, signal.SIGKILL)
-        manager.submit(Submission(future, settings, function, arguments, keywords))
+        manager.submit(Submission(future, settings, function, arguments, keywords, name))
         return future
 
     def configured(self, **settings: Any) -> ConfiguredExecutor:
@@ -219,11 +241,8 @@ class ConfiguredExecutor(concurrent.futures.Executor):
     """An executor with other settings; its places and its end are those of the one that it was made from."""
 
     def __init__(self, executor: Executor, settings: Settings, changes: dict[str, Any]) -> None:
-        unknown = changes.keys() - _SETTINGS
-        if unknown:
-            raise TypeError(f"tasks have no such settings: {', '.join(sorted(unknown))}")
         self._executor = executor
-        self._settings = _checked(settings.changed(**changes))
+        self._settings = settings_of(changes, settings)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Have ``fn(*args, **kwargs)`` called, as `Executor.submit`."""
@@ -242,7 +261,12 @@ class ConfiguredExecutor(concurrent.futures.Executor):
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
 
 
-def _checked(settings: Settings) -> Settings:
+def settings_of(changes: dict[str, Any], basis: Settings | None = None) -> Settings:
+    """Return `basis`, or what tasks are without, with `changes`. Raises `TypeError` and `ValueError` for wrong ones."""
+    unknown = changes.keys() - _SETTINGS
+    if unknown:
+        raise TypeError(f"tasks have no such settings: {', '.join(sorted(unknown))}")
+    settings = (basis or Settings()).changed(**changes)
     if settings.timeout is not None and not settings.timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds, not {settings.timeout!r}")
     if not settings.grace >= 0:
@@ -297,7 +321,14 @@ def _name() -> str:
     return f"executor-{os.getpid()}-{next(_numbers)}"
 
 
-def _own_server(preload: Preload, calls: list[tuple[str, bytes]]) -> ForkServer:
+def own_server(
+    preload: Preload,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[object, ...],
+    serializer: str,
+) -> ForkServer:
+    """Return what stands for a template that nobody else has. Raises `TypeError` for what cannot be preloaded."""
+    calls = _calls(preload, initializer, initargs, serializer)
     default_server()  # raises where fastfork is not supported
     server = ForkServer(_name())
     modules = [name for name in preload if isinstance(name, str)]

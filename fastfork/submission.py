@@ -90,10 +90,11 @@ class Submission:
         function: Callable[..., object],
         arguments: Sequence[object],
         keywords: Mapping[str, object],
+        name: str | None = None,
     ) -> None:
         self.future = future
         self.settings = settings
-        self._what = getattr(function, "__qualname__", None) or repr(function)
+        self._what = name or getattr(function, "__qualname__", None) or repr(function)
         self._parts: list[Part] = []
         self._error: Exception | None = None
         self._attempts = 0

@@ -292,3 +292,7 @@ def exchange(data, fds):
 
 def open_descriptors(data, fds):
     return str(len(os.listdir("/proc/self/fd"))).encode()
+
+
+def make_adder(number):
+    return lambda other: number + other
