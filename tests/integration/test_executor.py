@@ -29,6 +29,7 @@ from support.processes import (
 
 import fastfork
 from fastfork import forkserver
+from fastfork.executor import own_server, settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +37,30 @@ def _preloaded():
     fastfork.get_context(preload=[tasks.__name__])
 
 
+@pytest.fixture(scope="module")
+def _server(_lasting_descriptors):
+    """A template for those tests of this module that are not about templates: starting one takes longer than most.
+
+    It forks nothing ahead: that would come and go at its own times.
+    """
+    server = own_server([tasks.__name__], None, (), "pickle")
+    server.spares = 0
+    with fastfork.Executor.on_server(server, 1, settings_of({})) as executor:
+        result_of(executor, abs, 1)
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def executor():
+def executor(_server):
+    """An executor of this test's own, on a template that is not."""
+    with fastfork.Executor.on_server(_server, 2, settings_of({})) as executor:
+        yield executor
+
+
+@pytest.fixture
+def default_executor():
+    """An executor on the default template, which is this test's own, as are all that a test makes itself."""
     with fastfork.Executor(2) as executor:
         yield executor
 
@@ -90,7 +113,7 @@ def test_large_pickles_go_and_come(executor, size):
     assert result_of(executor, tasks.sleep_and_return, 0, text) == text
 
 
-def test_large_arguments_for_a_task_that_does_not_read_them_do_not_hold_others_up(executor, template):
+def test_large_arguments_for_a_task_that_does_not_read_them_do_not_hold_others_up(executor):
     stuck = executor.submit(tasks.sleep_and_return, 0, bytes(20_000_000))
     assert result_of(executor, abs, -1) == 1
     assert len(stuck.result(DEADLINE)) == 20_000_000
@@ -218,15 +241,15 @@ def test_nonsense_on_the_channel_fails_its_own_future(executor):
     assert result_of(executor, abs, -1) == 1
 
 
-def test_a_template_that_is_killed_is_replaced(executor, template):
-    assert result_of(executor, abs, -1) == 1
+def test_a_template_that_is_killed_is_replaced(default_executor, template):
+    assert result_of(default_executor, abs, -1) == 1
     os.kill(template._forkserver_pid, signal.SIGKILL)
     wait_until(template._launched.process.has_ended)
-    assert result_of(executor, abs, -2) == 2
+    assert result_of(default_executor, abs, -2) == 2
 
 
-def test_a_template_that_is_killed_amid_many_tasks_fails_few_of_them(executor, template):
-    futures = [executor.submit(tasks.sleep_and_return, 0.01, number) for number in range(100)]
+def test_a_template_that_is_killed_amid_many_tasks_fails_few_of_them(default_executor, template):
+    futures = [default_executor.submit(tasks.sleep_and_return, 0.01, number) for number in range(100)]
     futures[20].result(DEADLINE)
     os.kill(template._forkserver_pid, signal.SIGKILL)
     concurrent.futures.wait(futures, DEADLINE)
@@ -535,8 +558,8 @@ def test_an_executor_that_nobody_knows_any_more_ends():
     wait_until(lambda: threading.active_count() == before)
 
 
-def test_an_idle_executor_costs_no_processes(executor, template):
-    result_of(executor, abs, 1)
+def test_an_idle_executor_costs_no_processes(default_executor, template):
+    result_of(default_executor, abs, 1)
     wait_until(lambda: fastfork.server_status().live_children == 0)
 
 
@@ -709,12 +732,12 @@ def test_they_leave_nothing_running(template):
 # ---- beside others ----
 
 
-def test_beside_processes_of_the_same_template(ctx, executor):
+def test_beside_processes_of_the_same_template(ctx, default_executor):
     processes = [ctx.Process(target=abs, args=(1,)) for _ in range(5)]
     futures = []
     for started in processes:
         started.start()
-        futures.append(executor.submit(abs, -1))
+        futures.append(default_executor.submit(abs, -1))
     for started in processes:
         started.join()
         assert started.exitcode == 0
