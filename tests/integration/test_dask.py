@@ -66,7 +66,7 @@ LOCAL_CLUSTER = """
         return with_parents
 
     def described(future):
-        error = future.exception()
+        error = future.exception(timeout=40)
         return [type(error).__name__, str(error)]
 
     def stay():
@@ -113,6 +113,8 @@ LOCAL_CLUSTER = """
             tasks.wait_for("stays")
             with open("stays") as stream:
                 seen["stayed"] = int(stream.read())
+            client.unregister_worker_plugin("fastfork")
+            seen["stopped"] = described(staying)
         print(json.dumps(seen))
 
     if __name__ == "__main__":
@@ -226,7 +228,9 @@ def test_others_are_the_worker_s_own(seen):
     assert seen["other"] in seen["workers"]
 
 
-def test_what_runs_when_a_worker_closes_is_killed(seen):
+def test_what_runs_when_the_plugin_goes_is_killed(seen):
+    """So it does when a worker closes, which has its plugins go first."""
+    assert "was killed by SIGKILL" in seen["stopped"][1]
     assert not is_alive(seen["stayed"])
 
 

@@ -164,6 +164,17 @@ def test_two_at_once(parallel):
     assert list(zip(one, other)) == [(number**2, number**3) for number in range(6)]
 
 
+def test_an_error_in_one_ends_nothing_of_another(parallel, tmp_path):
+    path = tmp_path / "pids"
+    results = parallel([delayed(abs)(-1), delayed(tasks.tell_pid_and_stay)(path)], return_as="generator")
+    assert next(results) == 1
+    pid = pid_of(path)
+    with pytest.raises(KeyError):
+        parallel(delayed(tasks.fail)(KeyError("why")) for _ in range(2))
+    assert is_alive(pid)
+    drop(results)
+
+
 def test_large_arrays(parallel):
     numpy = pytest.importorskip("numpy")
     array = numpy.arange(500_000.0)
@@ -267,14 +278,15 @@ def test_arguments_that_are_not_possible():
 def test_functions_of_the_main_module_are_the_template_s(programs):
     """They are not pickled, nor what they use; where the main module has no file they are, as with joblib's own."""
     source = """
-        import os, sys, threading
+        import contextlib, os, threading
         import fastfork.joblib_backend
         from joblib import Parallel, delayed
 
         fastfork.joblib_backend.register()
         TABLE, LOCK = {1: "one"}, %s
         def look_up(number):
-            return TABLE.get(number), os.getpid()
+            with LOCK:
+                return TABLE.get(number), os.getpid()
 
         if __name__ == "__main__":
             values, pids = zip(*Parallel(n_jobs=2, backend="fastfork")(delayed(look_up)(i) for i in (1, 2)))
@@ -282,7 +294,7 @@ def test_functions_of_the_main_module_are_the_template_s(programs):
             print(values)
     """
     assert programs.run(source % "threading.Lock()").lines == ["('one', None)"]
-    outcome = programs.python("-c", textwrap.dedent(source % "None"))
+    outcome = programs.python("-c", textwrap.dedent(source % "contextlib.nullcontext()"))
     assert (outcome.status, outcome.stderr, outcome.lines) == (0, "", ["('one', None)"])
 
 
