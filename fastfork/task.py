@@ -209,10 +209,20 @@ def dumps_of(serializer: str) -> Dumps:
 def _raised(error: BaseException, serializer: str) -> Outcome:
     text = _traceback(error)
     try:
-        return RAISED, [_encode(text), *dump(error, dumps_of(serializer))]
+        return RAISED, [_encode(text), *_dump_exception(error, serializer)]
     except Exception as failure:
         kind, parts = _unpicklable(f"the exception, of type {_type_name(error)}", failure)
         return kind, [*parts[:2], _encode(text)]
+
+
+def _dump_exception(error: BaseException, serializer: str) -> list[Part]:
+    """Pickle what a task has raised, plainly where the serializer fails: that may be half imported for it."""
+    try:
+        return dump(error, dumps_of(serializer))
+    except Exception:
+        if serializer == "pickle":
+            raise
+        return dump(error, pickle.dumps)
 
 
 def _unpicklable(what: str, error: BaseException) -> Outcome:

@@ -202,6 +202,16 @@ def test_what_cannot_be_pickled_fails_alone(executor, function, arguments, words
     assert good.result(DEADLINE) == result_of(executor, abs, -1) == 1
 
 
+def test_a_serializer_that_fails_hides_no_exception(executor, tmp_path, monkeypatch):
+    """A time limit may end a task while it imports what its serializer is made of."""
+    source = "from pickle import dumps as dumps\nimport os\nif os.getpid() != {}: del dumps\n"
+    (tmp_path / "half_there.py").write_text(source.format(os.getpid()))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    error = failure_of(executor.configured(serializer="half_there"), tasks.fail, KeyError("why"))
+    assert type(error) is KeyError
+    assert "in fail" in str(error.__cause__)
+
+
 def test_what_cannot_be_unpickled_in_the_process_is_an_exception_of_the_task(executor):
     error = failure_of(executor, abs, tasks.ExplodesOnArrival())
     assert type(error) is RuntimeError
