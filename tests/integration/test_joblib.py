@@ -21,7 +21,7 @@ joblib = pytest.importorskip("joblib")
 
 from joblib import Parallel, delayed
 
-from fastfork import joblib_backend
+from fastfork import context, joblib_backend
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +235,9 @@ def wait_for(path):
     wait_until(path.exists)
 
 
-def test_a_time_limit_of_each_batch(backend):
-    limited = joblib_backend.FastForkBackend(template="plain", timeout=0.3, grace=0.1)
+def test_a_time_limit_of_each_batch():
+    limited = joblib_backend.FastForkBackend(preload=[tasks.__name__], timeout=0.3, grace=0.1)
+    limited._server.spares = 0
     with pytest.raises(fastfork.TimeLimitError, match="sleep took longer than its time limit"):
         Parallel(n_jobs=2, backend=limited)(delayed(time.sleep)(seconds) for seconds in (0, DEADLINE * 10))
 
@@ -251,6 +252,12 @@ def test_a_generator_that_is_dropped_ends_what_runs(parallel, tmp_path):
 
 
 # ---- the template ----
+
+
+def test_another_template():
+    backend = joblib_backend.FastForkBackend(template="other")
+    results = Parallel(n_jobs=2, backend=backend)(delayed(parents)(number) for number in range(2))
+    assert {parent for _, parent in results} == {context._server("other")._forkserver_pid}
 
 
 def test_the_initializer_runs_once():
