@@ -22,7 +22,7 @@
 #define FF_RETRY_MS 50      /* what a server rests before it asks again for what the system could not give */
 #define FF_MAX_SPARES 16    /* children that wait for a request, forked ahead of it */
 #define FF_SPARE_GAP_MS 100 /* requests that come faster than this, in the mean, have spares forked */
-#define FF_HANDED_MS 20     /* between two looks at a spare forked ahead that does not begin with its request */
+#define FF_HANDED_MS 20     /* between two looks at a spare that has a request and does not begin */
 #define FF_HANDED_LIMIT_MS 2000 /* what it has to begin, before its request is for a fork */
 #define FF_NURSERY_SIZE 262144  /* bytes of a child's first small objects */
 #define FF_MAX_AUTHKEY 256      /* bytes */
