@@ -13,6 +13,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from . import environment
 from .errors import BenchError
 from .rivals import FLOOR, Rival
 
@@ -49,7 +50,7 @@ class Client:
             self._process = subprocess.Popen(
                 [sys.executable, os.path.join(_PROGRAM, script), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=_environment(rival, sys_path),
+                env=_variables(rival, sys_path),
                 stdout=subprocess.DEVNULL,  # a preloaded module may print; standard output is the report's
                 start_new_session=True,  # Ctrl-C is the runner's to handle; it then closes its clients
             )
@@ -77,11 +78,10 @@ class Client:
             self._process.wait()
 
 
-def _environment(rival: Rival, sys_path: list[str]) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a process would compile what others have compiled once
+def _variables(rival: Rival, sys_path: list[str]) -> dict[str, str]:
+    variables = environment.variables()
     if rival.tuned:  # any fork server finds what it is to preload: some ignore the client's path
-        environment["PYTHONPATH"] = os.pathsep.join([_PROGRAM, *sys_path])
+        variables["PYTHONPATH"] = os.pathsep.join([_PROGRAM, *sys_path])
     if rival.disabled is not None:
-        environment["FASTFORK_DISABLE"] = rival.disabled
-    return environment
+        variables["FASTFORK_DISABLE"] = rival.disabled
+    return variables

@@ -50,6 +50,13 @@ def current() -> Environment:
     )
 
 
+def variables() -> dict[str, str]:
+    """The environment variables for a run's interpreters: they find compiled modules, as programs do."""
+    kept = dict(os.environ)
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile what others have compiled once
+    return kept
+
+
 def _cpu_model() -> str:
     found = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
     return found[1].strip() if found else platform.processor() or _UNKNOWN

@@ -162,6 +162,7 @@ def _run(rival: Rival, seconds: float) -> tuple[float, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment.variables(),
         start_new_session=True,
     )
     try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -19,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from . import environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,15 +161,11 @@ def _run(suite: Suite, rival: Rival, folder: str) -> float:
     plugins = [word for name in ("no:cacheprovider", *(rival.plugins or ())) for word in ("-p", name)]
     autoload = {} if rival.plugins is None else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", *plugins, *rival.options]
-    environment = {**os.environ, "PYTHONPATH": "", **autoload}
-    environment.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # a run would compile, every time, what others have compiled once
     begin = time.perf_counter()
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        env={**environment.variables(), "PYTHONPATH": "", **autoload},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
