@@ -105,6 +105,15 @@ static void publish_numbers(struct ff_server *server)
 
 /* ---- clients ---- */
 
+/* The system had no memory to watch it for something else. What it was watched for until now would be taken for that: one
+ * that waits for a child seems to have gone once it may be read. */
+static void rest_connection(struct ff_server *server, struct ff_connection *connection)
+{
+    server->loop->backend->watch(server->loop, connection->sock, 0, NULL);
+    connection->watched = 0;
+    connection->stalled = server->resting = true;
+}
+
 static void watch_connection(struct ff_server *server, struct ff_connection *connection)
 {
     unsigned interest = ff_connection_interest(connection);
@@ -112,10 +121,9 @@ static void watch_connection(struct ff_server *server, struct ff_connection *con
     server->resting |= connection->stalled;
     if (connection->state == FF_CONNECTION_GONE || interest == connection->watched)
         return;
+    connection->watched = interest;
     if (server->loop->backend->watch(server->loop, connection->sock, interest, connection) < 0)
-        connection->stalled = server->resting = true;
-    else
-        connection->watched = interest;
+        rest_connection(server, connection);
 }
 
 static void part_from_spare(struct ff_server *server, struct ff_connection *connection);
