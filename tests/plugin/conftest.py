@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -72,6 +73,8 @@ class Project:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
+        # Of another text of its length, written in the same second, pytest would take what that was compiled to.
+        shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
         return path
 
     def load(self, *plugins):
