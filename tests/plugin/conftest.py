@@ -73,7 +73,7 @@ class Project:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
-        # Of another text of its length, written in the same second, pytest would take what that was compiled to.
+        # Before 9.2 pytest takes what another text of its length, written in the same second, was compiled to.
         shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
         return path
 
