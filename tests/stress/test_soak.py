@@ -57,6 +57,20 @@ def test_a_right_exit_code_is_right(account):
     assert (account.starts, account.right, account.problems) == (1, 1, [])
 
 
+@pytest.mark.parametrize(
+    ("number", "is_right"), [(accounts.UNFIT, True), (errno.EPIPE, False), (None, False)]
+)
+def test_a_start_whose_options_cannot_be_applied_has_to_fail_by_their_errno(account, number, is_right):
+    account.take(["error", start(account, exit_code=None), "OSError()", number, 11.0])
+    assert (account.right, len(account.problems)) == (is_right, not is_right)
+
+
+@pytest.mark.parametrize("code", [0, None])
+def test_a_start_whose_options_cannot_be_applied_has_no_exit_code(account, code):
+    account.take(["end", start(account, exit_code=None), 100, code, 11.0])
+    assert len(account.problems) == 1
+
+
 @pytest.mark.parametrize("code", [1, -signal.SIGKILL, 255, None])
 def test_another_exit_code_is_a_problem(account, code):
     account.fault(accounts.TEMPLATE_KILLED, 10.5)

@@ -10,8 +10,8 @@ came instead: a child that was killed, a client that was killed with its starts,
 fault may cause. Everything else is a problem, and so are a template that grows, and anything that is left at the end:
 a process, a zombie, a file.
 
-Modules: `behaviours` (what processes do), `clients` (who starts them), `vandals` (clients that behave badly),
-`servers` (fastfork or the standard library), `journal` (what clients write down), `account` (what it amounts to),
-`faults` (what is done to clients, children and templates), `watch` (what templates hold), `conductor` (the run),
-`report`.
+Modules: `behaviours` (what processes do), `options` (what some of them are to be before that), `clients` (who starts
+them), `vandals` (clients that behave badly), `servers` (fastfork or the standard library), `journal` (what clients
+write down), `account` (what it amounts to), `faults` (what is done to clients, children and templates), `watch` (what
+templates hold), `conductor` (the run), `report`.
 """

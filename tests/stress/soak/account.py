@@ -25,6 +25,9 @@ ROOT = "root"
 
 EXIT_CODE_LOST = 255
 
+UNFIT = errno.ENOTDIR
+"""What a start fails with whose options cannot be applied."""
+
 RECENT = 1.0
 """Seconds before a start from which on faults are named beside its problem."""
 
@@ -73,8 +76,8 @@ class Start(NamedTuple):
     """A start that has not come to its end."""
 
     id: str
-    exit_code: int
-    """What it has to end with."""
+    exit_code: int | None
+    """What it has to end with; None: it has to fail, with `UNFIT`."""
     die_with_client: bool
     begin: float
 
@@ -143,7 +146,7 @@ class Account:
     def _take_ready(self, client: str, _now: float) -> None:
         self.ready.add(client)
 
-    def _take_start(self, start_id: str, exit_code: int, die_with_client: bool, now: float) -> None:
+    def _take_start(self, start_id: str, exit_code: int | None, die_with_client: bool, now: float) -> None:
         self.starts += 1
         self._open[start_id] = Start(start_id, exit_code, die_with_client, now)
 
@@ -152,7 +155,7 @@ class Account:
 
     def _take_end(self, start_id: str, pid: int, exit_code: int | None, now: float) -> None:
         start = self._close(start_id)
-        if exit_code == start.exit_code:
+        if exit_code == start.exit_code is not None:
             self.right += 1
             return
         cause = self._cause_of_end(start, pid, exit_code, now)
@@ -166,6 +169,9 @@ class Account:
 
     def _take_error(self, start_id: str, what: str, number: int | None, now: float) -> None:
         start = self._close(start_id)
+        if start.exit_code is None and number == UNFIT:
+            self.right += 1
+            return
         cause = self._cause_of_error(start, number, now)
         if cause is None or number is None:
             self._problem(start, what, now)

@@ -12,18 +12,21 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import options
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
 DAMAGED = 99
-"""The exit code of a process that finds its payload or its descriptors not to be what was sent."""
+"""The exit code of a process that finds its payload, its descriptors or its options not to be what was sent."""
 
 MAX_CODE = 90
 MAX_PAYLOAD = 1 << 20  # bytes
 MAX_FDS = 100
 _PAYLOADS = (0, 0, 1 << 10, 1 << 10, 1 << 16, 1 << 16, 1 << 17, MAX_PAYLOAD)  # bytes, at most
 _FDS = (0, 0, 0, 0, 1, 10, 10, MAX_FDS)  # at most
+_OPTIONS = (*[options.NONE] * 12, *[options.SOUND] * 3, options.UNFIT)
 
 LONGEST_DEAF_WAIT = 150
 """Seconds after which a process that waits to be killed gives up."""
@@ -49,10 +52,14 @@ class Plan(NamedTuple):
     payload_size: int
     fd_count: int
     die_with_client: bool
+    options: str
+    """One of `options`."""
 
     @property
-    def exit_code(self) -> int:
-        """What it has to end with, if nothing happens to it."""
+    def exit_code(self) -> int | None:
+        """What it has to end with, if nothing happens to it; None: its start has to fail."""
+        if self.options == options.UNFIT:
+            return None
         if self.behaviour == "raises":
             return 1
         return -self.value if self.behaviour in ("dies of a signal", *KILLED_BY_CLIENT) else self.value
@@ -70,8 +77,8 @@ class Luggage(NamedTuple):
 # ---- drawing ----
 
 
-def draw(chance: random.Random) -> Plan:
-    """Draw a plan."""
+def draw(chance: random.Random, *, with_options: bool) -> Plan:
+    """Draw a plan; `with_options`: some processes have options."""
     (behaviour,) = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))
     return Plan(
         behaviour=behaviour,
@@ -80,6 +87,7 @@ def draw(chance: random.Random) -> Plan:
         payload_size=int(chance.choice(_PAYLOADS) * chance.random()),
         fd_count=chance.randint(0, chance.choice(_FDS)),
         die_with_client=behaviour == "waits deaf" or chance.random() < 0.3,
+        options=chance.choice(_OPTIONS) if with_options else options.NONE,
     )
 
 
@@ -99,7 +107,7 @@ def _draw_value(chance: random.Random, behaviour: str) -> int:
 def perform(plan: Plan, luggage: Luggage) -> None:
     """Do what the plan says: the end of this process, but for what returns."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if not is_whole(luggage):
+    if not is_whole(luggage) or not options.hold(plan.options):
         os._exit(DAMAGED)
     time.sleep(plan.seconds)
     BEHAVIOURS[plan.behaviour](plan.value)

@@ -17,7 +17,7 @@ import zlib
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import behaviours, servers, vandals
+from . import behaviours, options, servers, vandals
 from .account import CLIENT_RESTARTS
 from .behaviours import KILLED_BY_CLIENT, STARTS_ANOTHER, Luggage, Plan
 from .journal import Journal
@@ -89,7 +89,9 @@ class Starter:
             target, arguments = start_another, (start_id, self._server.name, self._journal.path)
         else:
             target, arguments = behaviours.perform, ()
-        return self._server.process(target, plan, luggage, *arguments, die_with_client=plan.die_with_client)
+        return self._server.process(
+            target, plan, luggage, *arguments, die_with_client=plan.die_with_client, options=plan.options
+        )
 
     def finish(self, start_id: str, process: Any, plan: Plan) -> None:
         """See a process to its end, which the client brings about where that is the plan."""
@@ -150,10 +152,10 @@ def _await_stop(pid: int) -> None:
 
 def start_another(plan: Plan, luggage: Luggage, start_id: str, server_name: str, journal_path: str) -> None:
     """Start a process from a process, and leave with the exit code that was planned."""
-    if not behaviours.is_whole(luggage):
+    if not behaviours.is_whole(luggage) or not options.hold(plan.options):
         os._exit(behaviours.DAMAGED)
     starter = Starter(start_id, servers.server(server_name), Journal(journal_path))
-    inner = Plan("sys.exit", plan.value, 0, 0, 0, die_with_client=plan.die_with_client)
+    inner = Plan("sys.exit", plan.value, 0, 0, 0, die_with_client=plan.die_with_client, options=options.NONE)
     started = starter.start(inner)
     if started is not None:
         starter.finish(*started, inner)
@@ -199,9 +201,12 @@ def _work(
     chance = random.Random(f"{order.seed}-{number}")
     restart_now = order.restarts and number == 0
     while not is_over.is_set():
-        plans = [behaviours.draw(chance) for _ in range(chance.randint(1, MOST_AT_A_TIME))]
+        plans = [
+            behaviours.draw(chance, with_options=server.has_options)
+            for _ in range(chance.randint(1, MOST_AT_A_TIME))
+        ]
         started = list(_start_until_error(starter, plans))
-        if len(started) < len(plans):
+        if len(started) < sum(plan.exit_code is not None for plan in plans):
             is_over.wait(PAUSE_AFTER_ERROR)
         chance.shuffle(started)
         if restart_now or chance.random() < RESTARTS:
@@ -212,12 +217,13 @@ def _work(
 
 
 def _start_until_error(starter: Starter, plans: Sequence[Plan]) -> Iterator[tuple[str, Any, Plan]]:
-    """Start processes. What comes after an error would but meet the same fault."""
+    """Start processes. What comes after an error that was not to come would but meet the same fault."""
     for plan in plans:
         pair = starter.start(plan)
-        if pair is None:
+        if pair is not None:
+            yield (*pair, plan)
+        elif plan.exit_code is not None:
             return
-        yield (*pair, plan)
 
 
 def _restart(server: Server, journal: Journal) -> None:

@@ -11,6 +11,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
+from .options import NONE, child_options
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,12 +32,16 @@ class Server:
     """Whether a template has a connection to each of its clients, once it serves."""
     works_after_fork: bool
     """Whether a process that was forked without multiprocessing can start others."""
+    has_options: bool
+    """Whether processes can have options."""
 
     def __init__(self, context: Any, module: Any) -> None:
         self.context = context
         self._module = module
 
-    def process(self, target: Callable[..., object], *arguments: object, die_with_client: bool) -> Any:
+    def process(
+        self, target: Callable[..., object], *arguments: object, die_with_client: bool, options: str = NONE
+    ) -> Any:
         """Make a process that is yet to be started."""
         raise NotImplementedError
 
@@ -70,15 +76,24 @@ class Fastfork(Server):
     name = "fastfork"
     keeps_connections = True
     works_after_fork = True
+    has_options = True
 
     def __init__(self) -> None:
-        from fastfork import forkserver, get_context
+        from fastfork import ChildOptions, forkserver, get_context
 
+        self._child_options = ChildOptions
         super().__init__(get_context(preload=PRELOAD, spares=2), forkserver)
         self.loses_exit_codes = not _pidfds_tell_exit_codes()
 
-    def process(self, target: Callable[..., object], *arguments: object, die_with_client: bool) -> Any:
-        return self.context.Process(target=target, args=arguments, die_with_client=die_with_client)
+    def process(
+        self, target: Callable[..., object], *arguments: object, die_with_client: bool, options: str = NONE
+    ) -> Any:
+        return self.context.Process(
+            target=target,
+            args=arguments,
+            die_with_client=die_with_client,
+            options=self._child_options(**child_options(options)) if options else None,
+        )
 
     def restart(self) -> bool:
         import fastfork
@@ -109,12 +124,15 @@ class StandardLibrary(Server):
     loses_exit_codes = True
     keeps_connections = False
     works_after_fork = False
+    has_options = False
 
     def __init__(self) -> None:
         multiprocessing.set_forkserver_preload(PRELOAD)
         super().__init__(multiprocessing.get_context("forkserver"), multiprocessing.forkserver)
 
-    def process(self, target: Callable[..., object], *arguments: object, die_with_client: bool) -> Any:
+    def process(
+        self, target: Callable[..., object], *arguments: object, die_with_client: bool, options: str = NONE
+    ) -> Any:
         return self.context.Process(target=target, args=arguments)
 
     def request(self, payload: bytes, fd_count: int) -> bytes:
