@@ -1087,7 +1087,8 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
     look_for_lost(server);
     look_at_handed(server);
     drop_gone_clients(server);
-    if (admit_waiting(server, ret_request) || retry_stalled(server, ret_request))
+    /* In this order: an exit that has been sent at last leaves room for what its client has waited for. */
+    if (retry_stalled(server, ret_request) || admit_waiting(server, ret_request))
         return FF_SERVED_CHILD;
     kill_doomed(server);
     ff_spares_check_quiet(&server->spares);
