@@ -307,19 +307,25 @@ static bool is_amid_request(const struct ff_connection *connection)
     return connection->state == FF_CONNECTION_PAYLOAD || connection->state == FF_CONNECTION_SKIPPING;
 }
 
-void ff_connection_check_time(struct ff_connection *connection)
+/* What is there and has not been read may be the rest of it: somebody may have stopped the server for a while. */
+static bool is_late(const struct ff_connection *connection)
 {
-    double now;
+    return ff_seconds_now() >= connection->began + 1e-3 * FF_REQUEST_MS &&
+           ff_wait_readable(connection->sock, 0) == 0;
+}
 
-    if (!is_amid_request(connection)) {
+bool ff_connection_check_time(struct ff_connection *connection)
+{
+    if (!is_amid_request(connection) || !outbox_is_empty(&connection->outbox)) {
         connection->began = 0;
-        return;
+        return false;
     }
-    now = ff_seconds_now();
     if (connection->began == 0)
-        connection->began = now;
-    else if (now >= connection->began + 1e-3 * FF_REQUEST_MS)
-        refuse(connection, FF_REFUSED_TIME);
+        connection->began = ff_seconds_now();
+    if (!is_late(connection))
+        return false;
+    refuse(connection, FF_REFUSED_TIME);
+    return true;
 }
 
 enum ff_connection_event ff_connection_read(struct ff_connection *connection, const struct ff_config *config)

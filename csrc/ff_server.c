@@ -264,7 +264,8 @@ static void drop_gone_clients(struct ff_server *server)
     while (*link != NULL) {
         struct ff_connection *connection = *link;
 
-        ff_connection_check_time(connection);
+        if (ff_connection_check_time(connection))
+            watch_connection(server, connection);
         server->is_amid_requests |= connection->began > 0;
         if (connection->state != FF_CONNECTION_GONE) {
             link = &connection->next;

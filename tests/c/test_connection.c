@@ -640,6 +640,20 @@ static void dismiss(struct talk *talk)
     CHECK_INT(talk->board.counts.refused[FF_REFUSED_CLIENTS], 1);
 }
 
+/* For what has begun, all the time that it has. */
+static bool let_time_pass(struct talk *talk)
+{
+    CHECK(!ff_connection_check_time(talk->connection));
+    if (talk->connection->began > 0)
+        talk->connection->began -= 1e-3 * FF_REQUEST_MS;
+    return ff_connection_check_time(talk->connection);
+}
+
+static void be_late(struct talk *talk)
+{
+    let_time_pass(talk);
+}
+
 static void finish_request(struct talk *talk)
 {
     ff_connection_next_request(talk->connection);
@@ -674,6 +688,7 @@ static const struct {
     {"death", lose_child, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE}},
     {"hang-up", hang_up, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, GONE, CLOSING, GONE}},
     {"dismissal", dismiss, {GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE}},
+    {"end of time", be_late, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, GONE, GONE, WAITING, CLOSING, GONE}},
     {"end of request",
      finish_request,
      {AUTH_PREFIX, AUTH_MESSAGE, HEADER, HEADER, HEADER, HEADER, CLOSING, GONE}},
@@ -698,6 +713,72 @@ static void test_every_event_in_every_state(void)
             check_name = "test_every_event_in_every_state";
         }
     }
+}
+
+static void open_amid_header(struct talk *talk)
+{
+    open_in(talk, FF_CONNECTION_HEADER);
+    send_a_byte(talk);
+}
+
+/* Who begins a request and does not end it is refused, and hears why. */
+static void test_time_of_a_request(void)
+{
+    struct talk talk;
+
+    open_amid_header(&talk);
+    CHECK(let_time_pass(&talk));
+    CHECK_INT(state(&talk), FF_CONNECTION_GONE);
+    CHECK_INT(talk.board.counts.refused[FF_REFUSED_TIME], 1);
+    await_frame(&talk, FF_FRAME_REFUSED, 0, FF_REFUSED_TIME);
+    close_talk(&talk);
+}
+
+/* The server has not come to read for long: what is there by now may be the end of it. */
+static void test_time_of_a_request_that_has_not_been_read(void)
+{
+    struct talk talk;
+
+    open_amid_header(&talk);
+    write_all(talk.far, "", 1);
+    CHECK(!let_time_pass(&talk));
+    check_idle_in(&talk, FF_CONNECTION_HEADER);
+    CHECK(ff_connection_check_time(talk.connection));
+    close_talk(&talk);
+}
+
+/* While an exit is stuck nothing is read: its client's time does not go on, and it is told of the exit. */
+static void test_time_while_an_exit_is_stuck(void)
+{
+    struct talk talk;
+
+    open_amid_header(&talk);
+    fill_socket(&talk);
+    post_exit(&talk, 5, 7);
+    CHECK(!let_time_pass(&talk));
+    take_junk(&talk);
+    ff_connection_flush(talk.connection);
+    await_frame(&talk, FF_FRAME_EXITED, 5, 7);
+    CHECK(let_time_pass(&talk));
+    await_frame(&talk, FF_FRAME_REFUSED, 0, FF_REFUSED_TIME);
+    close_talk(&talk);
+}
+
+/* The loop has to know that it is to be written to. */
+static void test_time_of_slow_reader(void)
+{
+    struct talk talk;
+
+    open_amid_header(&talk);
+    fill_socket(&talk);
+    CHECK(let_time_pass(&talk));
+    CHECK_INT(state(&talk), FF_CONNECTION_CLOSING);
+    CHECK_INT(ff_connection_interest(talk.connection), FF_WRITABLE);
+    take_junk(&talk);
+    ff_connection_flush(talk.connection);
+    await_frame(&talk, FF_FRAME_REFUSED, 0, FF_REFUSED_TIME);
+    CHECK_INT(state(&talk), FF_CONNECTION_GONE);
+    close_talk(&talk);
 }
 
 /* A payload without memory fails alone; its descriptors are closed, the next request is read. */
@@ -775,6 +856,10 @@ static void test_status_request(void)
 int main(void)
 {
     RUN(test_every_event_in_every_state);
+    RUN(test_time_of_a_request);
+    RUN(test_time_of_a_request_that_has_not_been_read);
+    RUN(test_time_while_an_exit_is_stuck);
+    RUN(test_time_of_slow_reader);
     RUN(test_skipped_payload);
     RUN(test_waiting);
     RUN(test_owed);
