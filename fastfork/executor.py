@@ -88,9 +88,7 @@ class Executor(concurrent.futures.Executor):
         capture: bool = False,
         options: ChildOptions | None = None,
     ) -> None:
-        is_own = bool(preload) or initializer is not None
-        if is_own and template is not None:
-            raise ValueError("preload and initializer are for a template that is the executor's own")
+        is_own = needs_own_server(template, preload, initializer)
         settings = settings_of(
             {
                 "timeout": timeout,
@@ -319,6 +317,16 @@ def _calls(
 def _name() -> str:
     """Return a name for a template that no other one has."""
     return f"executor-{os.getpid()}-{next(_numbers)}"
+
+
+def needs_own_server(
+    template: str | None, preload: Preload, initializer: Callable[..., object] | None
+) -> bool:
+    """Whether tasks need a template that nobody else has. Raises `ValueError` where `template` names another one."""
+    is_own = bool(preload) or initializer is not None
+    if is_own and template is not None:
+        raise ValueError(f"preload and initializer are for a template of its own, and not for {template!r}")
+    return is_own
 
 
 def own_server(

@@ -20,7 +20,7 @@ from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBa
 
 from . import context
 from .call import default_server
-from .executor import Executor, own_server, settings_of
+from .executor import Executor, needs_own_server, own_server, settings_of
 from .futures import TaskFuture
 
 try:
@@ -102,12 +102,10 @@ class FastForkBackend(ParallelBackendBase):  # type: ignore[misc] # joblib has n
     ) -> None:
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._settings = settings_of({"serializer": __name__, **settings})
-        is_own = bool(preload) or initializer is not None
-        if is_own and template is not None:
-            raise ValueError("preload and initializer are for a template that is the backend's own")
-        self._server = (
-            self._own_server(preload, initializer, initargs) if is_own else _shared_server(template)
-        )
+        if needs_own_server(template, preload, initializer):
+            self._server = self._own_server(preload, initializer, initargs)
+        else:
+            self._server = _shared_server(template)
 
     def _own_server(
         self, preload: Preload, initializer: Callable[..., object] | None, initargs: tuple[object, ...]

@@ -32,7 +32,7 @@ import weakref
 from multiprocessing import context as mp_context
 from multiprocessing import process, reduction, resource_tracker, spawn, util
 
-from . import _native, answering, huge_pages, levers, nursery
+from . import _native, answering, huge_pages, immortal, levers, nursery
 from .context import get_context
 from .forkserver import _forkserver
 from .preparation import preparation_data
@@ -62,9 +62,7 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
     if levers.is_enabled("rehearse"):
         _rehearse(serve, config)
     gc.collect()
-    if levers.is_enabled("immortal"):
-        with contextlib.suppress(OSError):
-            _native.immortalize_heap()
+    immortal.make_heap_immortal()
     if levers.is_enabled("freeze"):
         gc.freeze()
     nursery.install()

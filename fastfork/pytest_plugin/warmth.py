@@ -8,10 +8,9 @@ always. A nursery gives a test process nothing: it writes to more pages than tho
 
 from __future__ import annotations
 
-import contextlib
 import gc
 
-from fastfork import _native, huge_pages, levers
+from fastfork import huge_pages, immortal, levers
 
 from . import internals, test_process
 from .needs import Needs
@@ -36,16 +35,10 @@ def warm_up(run: Run) -> None:
     if len(run.items) >= _WORTH_REHEARSING and levers.is_enabled("rehearse"):
         _rehearse(run)
     if len(run.items) >= _WORTH_THE_HEAP:
-        _make_immortal()
+        gc.collect()
+        immortal.make_heap_immortal()
     if len(run.items) >= _WORTH_HUGE_PAGES and levers.is_enabled("huge"):
         huge_pages.use(_MIN_HEAP)
-
-
-def _make_immortal() -> None:
-    gc.collect()
-    if levers.is_enabled("immortal"):
-        with contextlib.suppress(OSError):
-            _native.immortalize_heap()
 
 
 def _rehearse(run: Run) -> None:
