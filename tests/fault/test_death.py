@@ -23,15 +23,14 @@ from support.processes import (
     DEADLINE,
     PROC,
     children_of,
-    exit_code_of,
-    fork,
     is_alive,
+    kernel_tells_exit_codes,
     processes,
     wait_until,
 )
 
 import fastfork
-from fastfork import _native, auth, client, forkserver
+from fastfork import auth, client, forkserver
 
 KILLING = [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGHUP]
 """Signals that end a server."""
@@ -75,18 +74,6 @@ def joined(process):
     return process.exitcode
 
 
-def exit_codes_survive():
-    """Whether the kernel (Linux 6.15) tells the exit code of a process whose parent has died and that is reaped."""
-    if not _native.has_pidfds():
-        return False
-    pid = fork(lambda: None)
-    pidfd = os.pidfd_open(pid)
-    exit_code_of(pid)
-    known = _native.pidfd_exit_code(pidfd) == 0
-    os.close(pidfd)
-    return known
-
-
 class LiveChildren:
     """Children that live until they are released."""
 
@@ -107,7 +94,7 @@ class LiveChildren:
 
         When their server has died, an old kernel cannot tell how they end, nor, without pidfds, that they live.
         """
-        told = not server_died or exit_codes_survive()
+        told = not server_died or kernel_tells_exit_codes()
         if told:
             assert all(process.is_alive() for process in self.processes), "live children called dead"
         self.sender.close()
@@ -154,7 +141,7 @@ def test_children_that_die_with_their_server_keep_their_exit_codes(server, live)
         wait_until(lambda process=process: state_of(process.pid) == "Z")
     end(server.pid)
     server.check_starts()
-    told = exit_codes_survive()
+    told = kernel_tells_exit_codes()
     for process, (_, _, code) in zip(live.processes, live.ENDS):
         assert joined(process) in ({code} if told else {code, client.EXIT_CODE_LOST})
 
@@ -334,7 +321,7 @@ def test_a_server_that_dies_at_a_step_of_a_request(server, live, number, step):
         code = joined(server.start(targets.leave_with_length, LONG))
     expected = {len(LONG) % 251}
     if step == "after the answer":
-        if not exit_codes_survive():
+        if not kernel_tells_exit_codes():
             expected.add(client.EXIT_CODE_LOST)
     else:
         assert templates_of(os.getpid()) == [server.pid] != [before]
@@ -482,7 +469,7 @@ if __name__ == "__main__":
 def test_many_threads_of_many_processes_that_find_their_server_dead_have_one_other_each(programs):
     """A process of the tree cannot tell the others of the template that it starts: there is one for each that asks."""
     outcome = programs.run(MANY)
-    told = "9 9 9 9 9" if exit_codes_survive() else "255 255 255 255 255"
+    told = "9 9 9 9 9" if kernel_tells_exit_codes() else "255 255 255 255 255"
     assert outcome.lines == [told]
 
 

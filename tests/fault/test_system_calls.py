@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import os
 import resource
@@ -17,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from support import targets
-from support.processes import descriptors, exit_code_of, fork, wait_until
+from support.processes import descriptors, kernel_tells_exit_codes, wait_until
 
 import fastfork
-from fastfork import _native, forkserver
+from fastfork import forkserver
 from fastfork.client import EXIT_CODE_LOST
 
 from .interposing import ALWAYS, CORE, Faults, build
@@ -173,19 +172,6 @@ def wait_without_spinning(fault, error):
     else:
         wait_until(lambda: fault.failed >= BRIEFLY and fault.age > A_WHILE)
         assert fault.made / fault.age < RATE, "it spins"
-
-
-@functools.cache
-def kernel_tells():
-    """Whether an exit code can be learnt from a pidfd when the server cannot be asked any more (Linux 6.15)."""
-    if not _native.has_pidfds():
-        return False
-    pid = fork(lambda: None)
-    pidfd = os.pidfd_open(pid)
-    exit_code_of(pid)
-    code = _native.pidfd_exit_code(pidfd)
-    os.close(pidfd)
-    return code == 0
 
 
 @contextlib.contextmanager
@@ -341,7 +327,7 @@ def check_told(call, error, outcome, code):
         return
     assert error not in TEMPORARY[call], outcome
     if outcome == EXIT_CODE_LOST:
-        assert not kernel_tells()
+        assert not kernel_tells_exit_codes()
     else:
         assert getattr(errno, outcome) in {error, *GONE, *(LACKING if error in LACKING else ())}
 
@@ -818,7 +804,7 @@ def test_client(programs, library, tmp_path, monkeypatch, moment, call):
 
 def check_case(call, *, error, failed, outcome, code, held, more, **_rest):
     name = errno.errorcode[error]
-    can_be_told = error in TEMPORARY.get(call, BRIEF) or kernel_tells()
+    can_be_told = error in TEMPORARY.get(call, BRIEF) or kernel_tells_exit_codes()
     assert outcome in (0, error, *GONE), name
     assert code in (None, 7) or not can_be_told, name
     assert held in (None, 5) or not can_be_told, name

@@ -9,7 +9,13 @@ from multiprocessing.connection import wait
 
 import pytest
 from support import targets
-from support.processes import DEADLINE, children_of, exit_code_of, fork, is_alive, wait_until
+from support.processes import (
+    DEADLINE,
+    children_of,
+    is_alive,
+    kernel_tells_exit_codes,
+    wait_until,
+)
 
 from fastfork import _native, client, forkserver
 
@@ -193,18 +199,6 @@ def test_close_of_a_live_process_is_an_error(waiting):
 # ---- without the template ----
 
 
-def pidfds_tell_exit_codes():
-    """Whether the kernel (Linux 6.15) tells the exit code of a process that has been reaped."""
-    if not _native.has_pidfds():
-        return False
-    pid = fork(lambda: None)
-    pidfd = os.pidfd_open(pid)
-    exit_code_of(pid)
-    known = _native.pidfd_exit_code(pidfd) == 0
-    os.close(pidfd)
-    return known
-
-
 def end_template(template):
     os.kill(template._forkserver_pid, signal.SIGKILL)
     os.waitid(os.P_PID, template._forkserver_pid, os.WEXITED | os.WNOWAIT)
@@ -222,7 +216,7 @@ def test_processes_that_outlive_their_template_keep_their_exit_codes_where_pidfd
     for process in processes:
         process.join(DEADLINE)
     receiver.close()
-    told = [0, 5, -signal.SIGKILL] if pidfds_tell_exit_codes() else [255] * 3
+    told = [0, 5, -signal.SIGKILL] if kernel_tells_exit_codes() else [255] * 3
     assert [process.exitcode for process in processes] == told
 
 
@@ -237,7 +231,7 @@ def test_an_exit_code_is_recovered_without_a_free_descriptor_where_pidfds_tell(c
     sender.close()
     process.join(DEADLINE)
     receiver.close()
-    assert process.exitcode == (5 if pidfds_tell_exit_codes() else 255)
+    assert process.exitcode == (5 if kernel_tells_exit_codes() else 255)
 
 
 def test_exit_codes_that_the_template_had_told_before_its_end_are_kept(ctx, template):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import multiprocessing
 import multiprocessing.forkserver
-import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
+
+from tests.support.processes import kernel_tells_exit_codes
 
 from .options import NONE, child_options
 
@@ -83,7 +83,7 @@ class Fastfork(Server):
 
         self._child_options = ChildOptions
         super().__init__(get_context(preload=PRELOAD, spares=2), forkserver)
-        self.loses_exit_codes = not _pidfds_tell_exit_codes()
+        self.loses_exit_codes = not kernel_tells_exit_codes()
 
     def process(
         self, target: Callable[..., object], *arguments: object, die_with_client: bool, options: str = NONE
@@ -137,19 +137,6 @@ class StandardLibrary(Server):
 
     def request(self, payload: bytes, fd_count: int) -> bytes:
         return bytes([fd_count]) * 30  # no more than its first byte means anything
-
-
-def _pidfds_tell_exit_codes() -> bool:
-    """Whether the kernel (Linux 6.15) tells the exit code of a process that has been reaped."""
-    from fastfork import _native
-
-    if not _native.has_pidfds():
-        return False
-    pid = os.posix_spawn("/bin/true", ["true"], {})
-    pidfd = os.pidfd_open(pid)
-    os.waitpid(pid, 0)
-    with contextlib.closing(os.fdopen(pidfd)):
-        return _native.pidfd_exit_code(pidfd) == 0
 
 
 SERVERS = {server.name: server for server in (Fastfork, StandardLibrary)}
