@@ -26,6 +26,7 @@ import time
 from . import _native, message
 from .answering import CALL, CALL_ON_CHANNEL, RAISED
 from .call import Call, default_server
+from .client import ServerGoneError
 from .errors import LeanCallError, ProcessDiedError
 
 TYPE_CHECKING = False
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "LeanCall", "call", "start"]
 
 _FIRST_READ = 65536
+
+_ATTEMPTS = 3
+"""Templates that `call` sends its request to, one after another, while they die before they have read it."""
 
 
 class Answer:
@@ -80,8 +84,17 @@ def call(
 
     Raises as `LeanCall.result`, and `ValueError` when the function has returned descriptors: use `start` for these.
     """
-    with start(function, data, fds=fds, template=template, options=options) as started:
-        answer = started.result(timeout)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    attempts = 0
+    answer = None
+    while answer is None:
+        with start(function, data, fds=fds, template=template, options=options) as started:
+            try:
+                answer = started.result(None if deadline is None else deadline - time.monotonic())
+            except ServerGoneError:  # the next template is asked
+                attempts += 1
+                if attempts == _ATTEMPTS:
+                    raise
     for fd in answer.fds:
         os.close(fd)
     if answer.fds:
@@ -173,7 +186,7 @@ class LeanCall:
 
         Raises `fastfork.LeanCallError` when the function has raised an exception, `fastfork.ProcessDiedError` when the
         process ended before it has answered, `TimeoutError` when the time is over, and `OSError` when the process could
-        not be forked.
+        not be forked: a `ConnectionResetError` where the template died before it had read the request.
         """
         if self._answer is None and self._error is None:
             self._receive(None if timeout is None else time.monotonic() + timeout)

@@ -7,6 +7,7 @@ import pickle
 import select
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support import tasks
@@ -155,6 +156,27 @@ def test_time_that_is_over_amid_many_bytes_to_a_process_that_does_not_read(templ
 def test_more_calls_than_the_answers_of_the_server_that_a_socket_holds():
     for _ in range(400):
         lean.call(name_of(tasks.nothing))
+
+
+def test_a_server_that_is_killed_before_it_has_read_the_request(template):
+    lean.call(name_of(tasks.nothing))
+    connection = template._connection
+    latest = connection._last_id
+    with ThreadPoolExecutor(1) as threads:
+        os.kill(template._forkserver_pid, signal.SIGSTOP)
+        answer = threads.submit(lean.call, name_of(tasks.echo), b"bytes", timeout=DEADLINE)
+        wait_until(lambda: connection._last_id > latest and connection._last_id in connection._posted)
+        os.kill(template._forkserver_pid, signal.SIGKILL)
+        assert answer.result(DEADLINE) == b"bytes"
+
+
+def test_a_call_that_was_started_says_that_its_server_has_not_had_it(template):
+    lean.call(name_of(tasks.nothing))
+    os.kill(template._forkserver_pid, signal.SIGSTOP)
+    with lean.start(name_of(tasks.echo)) as call:
+        os.kill(template._forkserver_pid, signal.SIGKILL)
+        with pytest.raises(ConnectionResetError):
+            call.result(DEADLINE)
 
 
 def test_a_server_that_is_killed_amid_a_call_and_another_one(template):
