@@ -58,7 +58,7 @@ _STOP_DEADLINE = 5.0
 _STATUS_DEADLINE = 5.0
 """Seconds that a server may take to hand out its status page."""
 
-_ATTEMPTS = 3
+ATTEMPTS = 3
 """Templates that a request is sent to, one after another, while they die before they have it."""
 
 _SHARED_MODULES = (
@@ -318,7 +318,7 @@ class ForkServer:
             except ServerGoneError:
                 # One that stop() has ended, in another thread, is nobody's failure.
                 attempts += ended == self._preloads_ended
-                if attempts == _ATTEMPTS:
+                if attempts == ATTEMPTS:
                     raise
 
     def _request_once(self, send: Callable[[Connection, int], Answer]) -> Answer:

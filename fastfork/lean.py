@@ -28,6 +28,7 @@ from .answering import CALL, CALL_ON_CHANNEL, RAISED
 from .call import Call, default_server
 from .client import ServerGoneError
 from .errors import LeanCallError, ProcessDiedError
+from .forkserver import ATTEMPTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "LeanCall", "call", "start"]
 
 _FIRST_READ = 65536
-
-_ATTEMPTS = 3
-"""Templates that `call` sends its request to, one after another, while they die before they have read it."""
 
 
 class Answer:
@@ -93,7 +91,7 @@ def call(
                 answer = started.result(None if deadline is None else deadline - time.monotonic())
             except ServerGoneError:  # the next template is asked
                 attempts += 1
-                if attempts == _ATTEMPTS:
+                if attempts == ATTEMPTS:
                     raise
     for fd in answer.fds:
         os.close(fd)

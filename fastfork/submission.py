@@ -16,6 +16,7 @@ from .answering import TASK
 from .call import Call
 from .client import ServerGoneError
 from .errors import ProcessDiedError, TimeLimitError, TransferError
+from .forkserver import ATTEMPTS
 from .output import Output, last_lines
 
 TYPE_CHECKING = False
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from .message import Part
     from .options import ChildOptions
     from .task import Dumps
-
-
-_ATTEMPTS = 3
-"""Templates that a task is sent to, one after another, while they die before they have it."""
 
 
 class Settings:
@@ -219,7 +216,7 @@ class Submission:
     def may_start_again(self, error: Exception) -> bool:
         """Whether it has not come to a start, and no more so than by its template's death."""
         self._attempts += 1
-        return isinstance(error, ServerGoneError) and self._attempts < _ATTEMPTS
+        return isinstance(error, ServerGoneError) and self._attempts < ATTEMPTS
 
     def fail(self, error: BaseException) -> None:
         """Settle its future by an exception, unless it is settled."""
