@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 from support import targets
+from support.kernel import kernel_tells_exit_codes
 from support.processes import (
     DEADLINE,
     PROC,
     children_of,
     is_alive,
-    kernel_tells_exit_codes,
     processes,
     wait_until,
 )

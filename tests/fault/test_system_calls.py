@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from support import targets
-from support.processes import descriptors, kernel_tells_exit_codes, wait_until
+from support.kernel import kernel_tells_exit_codes
+from support.processes import descriptors, wait_until
 
 import fastfork
 from fastfork import forkserver

@@ -9,11 +9,11 @@ from multiprocessing.connection import wait
 
 import pytest
 from support import targets
+from support.kernel import kernel_tells_exit_codes
 from support.processes import (
     DEADLINE,
     children_of,
     is_alive,
-    kernel_tells_exit_codes,
     wait_until,
 )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from stress.soak import account as accounts
 from stress.soak.account import Account
+from stress.soak.options import UNFIT_ERRNO
 from stress.soak.watch import FEWEST_SAMPLES, LONGEST_ZOMBIE, WARM_UP, Life, Sample, Watch
 
 ROOT = Path(__file__).parents[2]
@@ -57,9 +58,7 @@ def test_a_right_exit_code_is_right(account):
     assert (account.starts, account.right, account.problems) == (1, 1, [])
 
 
-@pytest.mark.parametrize(
-    ("number", "is_right"), [(accounts.UNFIT, True), (errno.EPIPE, False), (None, False)]
-)
+@pytest.mark.parametrize(("number", "is_right"), [(UNFIT_ERRNO, True), (errno.EPIPE, False), (None, False)])
 def test_a_start_whose_options_cannot_be_applied_has_to_fail_by_their_errno(account, number, is_right):
     account.take(["error", start(account, exit_code=None), "OSError()", number, 11.0])
     assert (account.right, len(account.problems)) == (is_right, not is_right)

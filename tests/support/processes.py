@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-from fastfork import _native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,17 +117,3 @@ def exit_code_of(pid: int) -> int:
     """Wait for a child of this process; return its exit code, negative for a signal."""
     status = os.waitpid(pid, 0)[1]
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
-def kernel_tells_exit_codes() -> bool:
-    """Whether a pidfd tells how a process ended that has been reaped, as on Linux 6.15 and later."""
-    return _native.has_pidfds() and _pidfds_tell_exit_codes()
-
-
-@functools.cache
-def _pidfds_tell_exit_codes() -> bool:
-    pid = fork(lambda: None)
-    pidfd = os.pidfd_open(pid)
-    exit_code_of(pid)
-    with contextlib.closing(os.fdopen(pidfd)):
-        return _native.pidfd_exit_code(pidfd) == 0

@@ -11,6 +11,7 @@ import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .journal import owner_of
+from .options import UNFIT_ERRNO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,6 @@ ROOT = "root"
 """The client that starts the others."""
 
 EXIT_CODE_LOST = 255
-
-UNFIT = errno.ENOTDIR
-"""What a start fails with whose options cannot be applied."""
 
 RECENT = 1.0
 """Seconds before a start from which on faults are named beside its problem."""
@@ -77,7 +75,7 @@ class Start(NamedTuple):
 
     id: str
     exit_code: int | None
-    """What it has to end with; None: it has to fail, with `UNFIT`."""
+    """What it has to end with; None: it has to fail, with `UNFIT_ERRNO`."""
     die_with_client: bool
     begin: float
 
@@ -169,7 +167,7 @@ class Account:
 
     def _take_error(self, start_id: str, what: str, number: int | None, now: float) -> None:
         start = self._close(start_id)
-        if start.exit_code is None and number == UNFIT:
+        if start.exit_code is None and number == UNFIT_ERRNO:
             self.right += 1
             return
         cause = self._cause_of_error(start, number, now)

@@ -107,14 +107,18 @@ def _draw_value(chance: random.Random, behaviour: str) -> int:
 def perform(plan: Plan, luggage: Luggage) -> None:
     """Do what the plan says: the end of this process, but for what returns."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if not is_whole(luggage) or not options.hold(plan.options):
+    if not is_as_planned(plan, luggage):
         os._exit(DAMAGED)
     time.sleep(plan.seconds)
     BEHAVIOURS[plan.behaviour](plan.value)
 
 
-def is_whole(luggage: Luggage) -> bool:
-    """Whether everything has arrived."""
+def is_as_planned(plan: Plan, luggage: Luggage) -> bool:
+    """Whether everything has arrived, and this process is what it was to be."""
+    return options.hold(plan.options) and _is_whole(luggage)
+
+
+def _is_whole(luggage: Luggage) -> bool:
     return zlib.crc32(luggage.payload) == luggage.checksum and all(
         os.fstat(connection.fileno()).st_ino == luggage.inode for connection in luggage.connections
     )

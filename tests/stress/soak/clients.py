@@ -152,7 +152,7 @@ def _await_stop(pid: int) -> None:
 
 def start_another(plan: Plan, luggage: Luggage, start_id: str, server_name: str, journal_path: str) -> None:
     """Start a process from a process, and leave with the exit code that was planned."""
-    if not behaviours.is_whole(luggage) or not options.hold(plan.options):
+    if not behaviours.is_as_planned(plan, luggage):
         os._exit(behaviours.DAMAGED)
     starter = Starter(start_id, servers.server(server_name), Journal(journal_path))
     inner = Plan("sys.exit", plan.value, 0, 0, 0, die_with_client=plan.die_with_client, options=options.NONE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -11,13 +12,16 @@ from typing import Any
 NONE = ""
 SOUND = "sound"
 UNFIT = "unfit"
-"""The last of them cannot be applied: the start has to fail, by the errno of the option."""
+"""One of them cannot be applied: the start has to fail."""
+
+UNFIT_ERRNO = errno.ENOTDIR
+"""What it has to fail with; no fault of a soak causes that."""
 
 _VARIABLE = "FASTFORK_SOAK_OPTIONS"
 _UMASK = 0o027
 _NICENESS = 1
 _DIRECTORY = "/"
-_NO_DIRECTORY = os.path.join(os.devnull, "nowhere")  # ENOTDIR, which no fault of a soak causes
+_NO_DIRECTORY = os.path.join(os.devnull, "nowhere")
 _MOST_FDS = 1000
 
 

@@ -9,8 +9,6 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-from tests.support.processes import kernel_tells_exit_codes
-
 from .options import NONE, child_options
 
 if TYPE_CHECKING:
@@ -80,6 +78,7 @@ class Fastfork(Server):
 
     def __init__(self) -> None:
         from fastfork import ChildOptions, forkserver, get_context
+        from tests.support.kernel import kernel_tells_exit_codes
 
         self._child_options = ChildOptions
         super().__init__(get_context(preload=PRELOAD, spares=2), forkserver)
