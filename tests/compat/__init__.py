@@ -20,8 +20,8 @@ The standard library's figures come from `baseline.json` where that has the very
 otherwise. A test that does worse than those figures say is then run on the standard library here and now,
 since some skip by the machine and not by the version.
 
-A test in which CPython itself may deadlock, whatever starts its processes, has a part of its own. Only where
-regrtest's dump of the threads shows that very deadlock is it run again, and the report says how often.
+The tests in which CPython itself may deadlock, whatever starts its processes, have a part of their own. Only
+where regrtest's dump of the threads shows that very deadlock is it run again, and the report says how often.
 
 One test is beyond proof: `TestFlags.test_flags` starts an interpreter with `-S`, which reads no `.pth`
 file, and so is served by the standard library in any case.

@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="how many at a time (default: 4)")
     parser.add_argument(
-        "--timeout", type=float, default=600, metavar="S", help="limit for a part, in seconds"
+        "--timeout", type=float, default=300, metavar="S", help="limit for a part, in seconds"
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures there")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep regrtest's output there")

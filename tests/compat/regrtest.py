@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,12 +23,16 @@ LIST_LIMIT_S = 120
 GRACE_S = 30
 MARKS = {"skipped": SKIPPED, "failure": FAILED, "error": FAILED, "outcome": FAILED}
 ENVIRONMENT_ALTERED = 3
+TIMED_OUT = re.compile(r"^.*\bTimeout \(\d+:\d+:\d+\)!$", re.MULTILINE)
 STATUS_MEANINGS = {None: "ran past its time limit", ENVIRONMENT_ALTERED: "altered its environment"}
 
 
 @dataclass(frozen=True)
 class PartRun:
-    """What came of a part: its figures, what its failures said, whether it met the deadlock known of it."""
+    """What came of a part: its figures, what its failures said, whether it met the deadlock known of it.
+
+    A part that ran past its limit says which test it was in, and where its threads were.
+    """
 
     figures: Figures
     messages: dict[str, str]
@@ -80,13 +85,20 @@ async def run(
     imperfect = {test: seen.get(test, MISSING) for test in tests if seen.get(test) != PASSED}
     served = {kind: evidence.read(record, kind) for kind in KINDS}
     figures = Figures(len(tests), imperfect, _complaints(part, finished), served, finished.seconds)
-    return PartRun(figures, messages, met_deadlock=_met_deadlock(part, figures, work / "log"))
+    dump = threads_at_limit((work / "log").read_text(errors="replace"))
+    if dump:
+        messages[str(part)] = dump
+    return PartRun(figures, messages, met_deadlock=_met_deadlock(part, figures, dump))
 
 
-def _met_deadlock(part: Part, figures: Figures, log: Path) -> bool:
-    if part.deadlock is None or not figures.count(MISSING):
-        return False
-    return part.deadlock.is_met(log.read_text(errors="replace"))
+def threads_at_limit(log: str) -> str:
+    """The test that regrtest's own limit met, and where its threads were; nothing of a run that kept within it."""
+    met = TIMED_OUT.search(log)
+    return log[met.start() :] if met else ""
+
+
+def _met_deadlock(part: Part, figures: Figures, dump: str) -> bool:
+    return part.deadlock is not None and figures.count(MISSING) > 0 and part.deadlock.is_met(dump)
 
 
 def read_outcomes(path: Path) -> tuple[dict[str, str], dict[str, str]]:

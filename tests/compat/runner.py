@@ -41,7 +41,7 @@ class Options:
 
     suites: Sequence[str] = tuple(suite.name for suite in SUITES)
     match: str = EVERYTHING
-    limit: float = 600.0
+    limit: float = 300.0
     jobs: int = 4
     stdlib_only: bool = False
     baseline: dict[str, dict[str, Figures]] = field(default_factory=dict)

@@ -16,8 +16,12 @@ install_tests_in_module_dict(globals(), "forkserver")
 """
 
 # Where shutdown() meets an error of a task on its way to a worker, CPython before 3.12.8 and 3.13.1 may lock itself up,
-# whatever starts its processes: the sooner a worker is there, the likelier (gh-125451).
-FEEDER_DEADLOCK_TESTS = "*Forkserver*.test_shutdown_deadlock_pickle"
+# whatever starts its processes: the sooner a worker is there, the likelier (gh-125451). These tests submit tasks that
+# cannot be pickled, and shut down without waiting for what comes of them.
+FEEDER_DEADLOCK_TESTS = (
+    "*Forkserver*.test_shutdown_deadlock_pickle",
+    "*Forkserver*.test_processes_terminate",
+)
 
 # Before 3.11.8 and 3.12.2 it sleeps for five minutes now and then (gh-113205); it uses threads, and no fork server.
 LEFT_OUT_OF_STANDIN = f"{STANDIN}.WithThreadsTestPool.test_terminate"
@@ -73,15 +77,21 @@ MAIN_HANDLING = Suite("test_multiprocessing_main_handling")
 
 SUITES = (FORKSERVER, FUTURES, MAIN_HANDLING)
 
+
+def _each(option: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """A regrtest option that is given once for each pattern."""
+    return tuple(argument for pattern in patterns for argument in (option, pattern))
+
+
 FEEDER_DEADLOCK = Deadlock("gh-125451", ("_on_queue_feeder_error", "_finalize_join"))
 
 # The longest first: that is the order in which they are started.
 PARTS = (
     Part(FORKSERVER, "processes", ("--match", "WithProcesses*")),
-    Part(FUTURES, "fork server", (*FORK_SERVER_TESTS, "--ignore", FEEDER_DEADLOCK_TESTS)),
+    Part(FUTURES, "fork server", (*FORK_SERVER_TESTS, *_each("--ignore", FEEDER_DEADLOCK_TESTS))),
     Part(FORKSERVER, "other", ("--ignore", "With*")),
     Part(FORKSERVER, "manager", ("--match", "WithManager*")),
     Part(FORKSERVER, "threads", ("--match", "WithThreads*")),
     Part(MAIN_HANDLING, "fork server", FORK_SERVER_TESTS),
-    Part(FUTURES, FEEDER_DEADLOCK.issue, ("--match", FEEDER_DEADLOCK_TESTS), FEEDER_DEADLOCK),
+    Part(FUTURES, FEEDER_DEADLOCK.issue, _each("--match", FEEDER_DEADLOCK_TESTS), FEEDER_DEADLOCK),
 )

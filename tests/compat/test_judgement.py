@@ -126,6 +126,16 @@ def test_a_deadlock_is_known_by_all_its_frames() -> None:
     assert not deadlock.is_met("Timeout!\n" + dump.format("feed") + dump.format("join_thread"))
 
 
+def test_a_run_past_its_limit_says_where_it_was() -> None:
+    dump = (
+        'test_b (test.B.test_b) ... Timeout (0:02:30)!\nThread 0x1 (most recent call first):\n  File "b.py"'
+    )
+    assert regrtest.threads_at_limit(f"test_a (test.A.test_a) ... ok\n{dump}") == dump
+    assert (
+        regrtest.threads_at_limit("Run 8 tests sequentially (timeout: 2 min 30 sec)\ntest_a ... ok\n") == ""
+    )
+
+
 @pytest.mark.parametrize(("deadlocks", "runs"), [(0, 1), (2, 3), (99, 4)])
 def test_a_part_is_run_again_after_its_deadlock_alone(
     deadlocks: int, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
