@@ -55,8 +55,17 @@ def _lasting_descriptors(_plain_main_module):
     _stop_templates()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_collections():
+    """Have the collection after each test not go through all that pytest holds."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
-def _nothing_left_behind(_lasting_descriptors):
+def _nothing_left_behind(_lasting_descriptors, _cheap_collections):
     before = _snapshot()
     yield
     _end_children()

@@ -24,6 +24,19 @@ CFLAGS = "-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wswitch-enu
 
 FAULTS_AND_STRESS = ("tests/fault", "tests/stress")
 
+# The longest of what is the same whatever waits for events: it is about what happens before there are any, about what
+# is made of fastfork, or about the tests themselves.
+APART_FROM_EVENTS = (
+    "tests/fault/test_preloads.py",
+    "tests/fault/test_table.py",
+    "tests/integration/test_dask.py",
+    "tests/integration/test_joblib.py",
+    "tests/integration/test_readme.py",
+    "tests/integration/test_third_party.py",
+    "tests/stress/test_many_starts.py",
+    "tests/unit/test_preload.py",
+)
+
 # Each test runs pytest several times over. The oldest Python has an older pytest: what depends on that is run there.
 PYTEST_PLUGIN = "tests/plugin"
 PYTEST_PLUGIN_ON_OLDEST = ("tests/plugin/test_fixtures.py", "tests/plugin/test_reports.py")
@@ -89,8 +102,8 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
         ),
         # The longest first, lest one be left to run alone at the end. Faults are about the core and the kernel more
         # than about the interpreter.
-        fault_step(place, newest, backend="poll"),
         fault_step(place, newest),
+        fault_step(place, newest, backend="poll"),
         *(compat_step(place, item) for item in interpreters if item.carries_suites),
         pytest_step(place, oldest),
         *([pytest_step(place, newest)] if oldest != newest else []),
@@ -202,11 +215,12 @@ def _pytest_step(
     name = f"{kind}-{interpreter.name}" + (f"-{backend}" if backend else "")
     report = place.work / f"{name}.xml"
     env = {"FASTFORK_BACKEND": backend} if backend else {}
+    left_out = [f"--ignore={tests}" for tests in APART_FROM_EVENTS] if backend else []
 
     def run(job: Job) -> None:
         report.unlink(missing_ok=True)
-        options = ("-p", "no:cacheprovider", f"--rootdir={place.tree}", f"--junitxml={report}", *selection)
-        job.run(place.python(interpreter), "-m", "pytest", *options, cwd=place.tree, env=env)
+        options = ("-p", "no:cacheprovider", f"--rootdir={place.tree}", f"--junitxml={report}", *left_out)
+        job.run(place.python(interpreter), "-m", "pytest", *options, *selection, cwd=place.tree, env=env)
 
     return Step(name, run, [f"env-{interpreter.name}"], lambda _job: counts.from_junit(report))
 

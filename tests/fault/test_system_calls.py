@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.forkserver import read_signed
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from support import targets
 from support.kernel import kernel_tells_exit_codes
 from support.processes import descriptors, wait_until
+from support.spares import have_spares
 
 import fastfork
 from fastfork import forkserver
@@ -437,20 +437,6 @@ def with_spares():
     fastfork.get_context(spares=0)
 
 
-def have_spares(server):
-    """Have starts come so fast, at whatever load, that there are spares."""
-
-    def start_and_look():
-        list(pool.map(lambda _: server.check_starts(), range(PACE)))
-        return fastfork.server_status().spares > 0
-
-    with ThreadPoolExecutor(8) as pool:
-        wait_until(start_and_look)
-
-
-PACE = 30
-"""Starts, many at a time, that make a pace."""
-
 CALLS_FOR_SPARES = [
     "epoll_ctl",
     "fork",
@@ -472,7 +458,7 @@ def test_calls_for_spares(with_epoll, with_spares, faults, server, call):
     """
     with server.unharmed():
         for error in numbers(call):
-            have_spares(server)
+            have_spares(server.check_starts)
             with faults.fail(call, error, pid=server.pid, times=times_of(error, 2)):
                 for code in range(1, 5):
                     assert exit_code_or_errno(server, code) in (code, error, *GONE), errno.errorcode[error]

@@ -10,18 +10,15 @@ import os
 import pty
 import resource
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support import becoming, targets
 from support.processes import DEADLINE, children_of, exit_code_of, fork, is_alive, wait_until
+from support.spares import have_spares
 
 import fastfork
 from fastfork import ChildOptions, _native, forkserver, lean
-
-PACE = 30
-"""Starts, many at a time, that make a pace."""
 
 
 @pytest.fixture
@@ -36,20 +33,9 @@ def either(request, ctx):
     """The same, and with processes that have been forked ahead of requests."""
     if request.param == "ahead":
         fastfork.get_context(spares=2, spare_quiet=600)
-        have_spares(ctx)
+        have_spares(lambda: run(ctx, targets.nothing))
     yield ctx
     fastfork.get_context(spare_quiet=1)
-
-
-def have_spares(ctx):
-    """Have starts come so fast, at whatever load, that there are spares."""
-
-    def start_and_look():
-        list(pool.map(lambda _: run(ctx, targets.nothing), range(PACE)))
-        return fastfork.server_status().spares > 0
-
-    with ThreadPoolExecutor(8) as pool:
-        wait_until(start_and_look)
 
 
 def run(ctx, target, *arguments, **options):

@@ -1,0 +1,34 @@
+"""Having processes forked ahead of requests."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import fastfork
+
+from .processes import wait_until
+
+_PACE = 30
+"""Starts, many at a time, that make a pace."""
+
+
+def have_spares(start_and_join):
+    """Have starts come so fast, at whatever load, that the default context's template keeps spares.
+
+    Parameters
+    ----------
+    start_and_join:
+        Starts a process and waits for its end.
+
+    """
+
+    def are_there():
+        return fastfork.server_status().spares > 0
+
+    def make_a_pace():
+        list(pool.map(lambda _: start_and_join(), range(_PACE)))
+        return are_there()
+
+    start_and_join()  # there may be no template yet
+    with ThreadPoolExecutor(8) as pool:
+        wait_until(lambda: are_there() or make_a_pace())
