@@ -6,7 +6,7 @@ from multiprocessing import util
 
 from . import _native
 from .client import ServerGoneError
-from .context import FastForkProcess, _server
+from .context import FastForkProcess, _server, be_started, check_start
 from .errors import StartAllError
 from .popen import Popen, parent_sentinel
 
@@ -99,7 +99,7 @@ def _post(
     errors: dict[FastForkProcess, Exception],
 ) -> None:
     try:
-        process._check_start()
+        check_start(process)
         assert process not in posted, "cannot start a process twice"
         posted[process] = _PostedPopen(process, _server(process._template))
     except Exception as error:
@@ -116,5 +116,5 @@ def _complete(
     except Exception as error:
         errors[process] = error
     else:
-        process._be_started(posted[process])
+        be_started(process, posted[process])
     del posted[process]

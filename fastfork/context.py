@@ -66,6 +66,38 @@ _crowd = 0
 """How many started processes there have to be before they are asked whether they have ended."""
 
 
+def start_process(own: BaseProcess) -> None:
+    """Start a process, as `multiprocessing.Process.start` does.
+
+    That asks every process which was started before whether it has ended: with thousands alive this takes longer than
+    the start. Here it is done now and then, so that each start asks a few in the mean.
+    """
+    global _crowd
+    children: set[BaseProcess] = process._children  # type: ignore[attr-defined]
+    if len(children) >= _crowd:
+        BaseProcess.start(own)
+        _crowd = max(_SMALL_CROWD, len(children) + len(children) // _ASKED_PER_START)
+        return
+    check_start(own)
+    be_started(own, own._Popen(own))  # type: ignore[attr-defined]
+
+
+def check_start(own: Any) -> None:
+    """Raise for what `multiprocessing.Process.start` raises for."""
+    own._check_closed()
+    assert own._popen is None, "cannot start a process twice"
+    assert own._parent_pid == os.getpid(), "can only start a process object created by current process"
+    assert not process.current_process().daemon, "daemonic processes are not allowed to have children"
+
+
+def be_started(own: Any, popen: Any) -> None:
+    """Have a Process object be one that has been started."""
+    own._popen = popen
+    own._sentinel = popen.sentinel
+    del own._target, own._args, own._kwargs  # they may refer to the process itself (bpo-30775)
+    process._children.add(own)  # type: ignore[attr-defined]
+
+
 class FastForkProcess(BaseProcess):
     """A process that is forked from a template.
 
@@ -102,34 +134,8 @@ class FastForkProcess(BaseProcess):
             self._die_with_client = die_with_client
 
     def start(self) -> None:
-        """Start the process, as `multiprocessing.Process.start` does.
-
-        That asks every process which was started before whether it has ended: with thousands alive this takes longer
-        than the start. Here it is done now and then, so that each start asks a few in the mean.
-        """
-        global _crowd
-        children: set[BaseProcess] = process._children  # type: ignore[attr-defined]
-        if len(children) >= _crowd:
-            super().start()
-            _crowd = max(_SMALL_CROWD, len(children) + len(children) // _ASKED_PER_START)
-            return
-        self._check_start()
-        self._be_started(self._Popen(self))
-
-    def _check_start(self) -> None:
-        """Raise for what `BaseProcess.start` raises for."""
-        own: Any = self
-        own._check_closed()
-        assert own._popen is None, "cannot start a process twice"
-        assert own._parent_pid == os.getpid(), "can only start a process object created by current process"
-        assert not process.current_process().daemon, "daemonic processes are not allowed to have children"
-
-    def _be_started(self, popen: Any) -> None:
-        own: Any = self
-        own._popen = popen
-        own._sentinel = popen.sentinel
-        del own._target, own._args, own._kwargs  # they may refer to the process itself (bpo-30775)
-        process._children.add(self)  # type: ignore[attr-defined]
+        """Start the process, as `multiprocessing.Process.start` does; see `start_process`."""
+        start_process(self)
 
     @classmethod
     def _Popen(cls, process_obj: FastForkProcess) -> Any:  # noqa: N802 - multiprocessing's name
@@ -223,6 +229,7 @@ class FastForkContext(context.BaseContext):
     def _check_available(self) -> None:
         if not is_supported():
             raise ValueError("fastfork start method not available")
+        context.Process.start = _start_as_chosen  # type: ignore[assignment,method-assign]
 
 
 _MAX_SPARES = 16
@@ -313,6 +320,12 @@ def get_context(
     }
     vars(server).update((name, value) for name, value in options.items() if value is not None)
     return made
+
+
+def _start_as_chosen(own: BaseProcess) -> None:
+    """`multiprocessing.Process.start`: as the processes of the start method that the program has chosen start."""
+    chosen: Any = vars(context)["_default_context"].get_context()
+    chosen.Process.start(own)
 
 
 class _StartMethods(dict):  # type: ignore[type-arg]

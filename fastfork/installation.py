@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from multiprocessing import context
 
 from . import import_hook
 
@@ -46,6 +47,8 @@ def uninstall() -> None:
     from . import forkserver
 
     forkserver._forkserver.takes_over = TAKE_NOTHING
+    if "start" in vars(context.ForkServerProcess):
+        del context.ForkServerProcess.start
     if _finder is not None:
         import_hook.forget(_finder)
         _finder = None
@@ -69,15 +72,17 @@ def take_over(what: str) -> None:
     global _finder
     if what == TAKE_NOTHING:
         return
-    from . import context, forkserver
+    from . import forkserver
+    from .context import get_context, replace_start_methods, start_process
 
-    context.get_context()
+    get_context()
     forkserver._forkserver.takes_over = what
+    context.ForkServerProcess.start = start_process  # type: ignore[assignment,method-assign]
     _replace_what_is_imported()
     if _finder is None:
         _finder = import_hook.on_import(_replace_what_is_imported)
     if what != TAKE_FORKSERVER:
-        context.replace_start_methods(("fork", "forkserver") if what == TAKE_ALL_BUT_SPAWN else None)
+        replace_start_methods(("fork", "forkserver") if what == TAKE_ALL_BUT_SPAWN else None)
 
 
 def _replace_what_is_imported() -> None:

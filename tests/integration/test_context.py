@@ -530,10 +530,25 @@ def test_the_package_names_its_context():
     assert isinstance(fastfork.get_context(), fastfork.FastForkContext)
 
 
-def test_starts_do_not_ask_every_process_that_lives(ctx, monkeypatch):
+@pytest.fixture(params=["context", "start method", "installed"])
+def process_class(request, ctx, monkeypatch):
+    """What makes processes, by the ways there are to have fastfork start them."""
+    if request.param == "context":
+        yield ctx.Process
+    elif request.param == "start method":
+        monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", None)
+        multiprocessing.set_start_method("fastfork")
+        yield multiprocessing.Process
+    else:
+        fastfork.install()
+        yield multiprocessing.get_context("forkserver").Process
+        fastfork.uninstall()
+
+
+def test_starts_do_not_ask_every_process_that_lives(process_class, monkeypatch):
     """Of many live ones some are asked whether they have ended, so that a start takes no longer for their number."""
-    receiver, sender = ctx.Pipe(duplex=False)
-    processes = [ctx.Process(target=targets.wait_for_end_of, args=(receiver,)) for _ in range(60)]
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    processes = [process_class(target=targets.wait_for_end_of, args=(receiver,)) for _ in range(60)]
     for each in processes[:40]:
         each.start()
     asked = []
@@ -547,6 +562,16 @@ def test_starts_do_not_ask_every_process_that_lives(ctx, monkeypatch):
         each.join()
         assert each.exitcode == 0
     assert multiprocessing.active_children() == []
+
+
+def test_a_process_of_another_start_method_starts_as_ever(monkeypatch):
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", None)
+    multiprocessing.set_start_method("fork")
+    begun = []
+    monkeypatch.setattr(process.BaseProcess, "start", lambda self, *_: begun.append(self))
+    started = multiprocessing.Process(target=targets.nothing)
+    started.start()
+    assert begun == [started]
 
 
 def test_ended_processes_are_let_go_of_without_a_join(ctx, monkeypatch):

@@ -10,6 +10,7 @@ import os
 import sys
 import venv
 
+import _cffi_backend
 import pytest
 from support import targets, trees
 
@@ -172,8 +173,8 @@ def test_install_pth_serves_its_whole_environment(programs):
     site_packages = programs.python(
         "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", executable=python
     )
-    here = os.path.dirname(os.path.dirname(fastfork.__file__))
-    (programs.folder / site_packages.stdout.strip() / "here.pth").write_text(here + "\n")
+    here = {os.path.dirname(os.path.dirname(fastfork.__file__)), os.path.dirname(_cffi_backend.__file__)}
+    (programs.folder / site_packages.stdout.strip() / "here.pth").write_text("\n".join(here) + "\n")
     path = str(programs.write("who.py", WHO_SERVES))
 
     def who_serves():
