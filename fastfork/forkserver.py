@@ -468,6 +468,7 @@ class ForkServer:
         return True
 
     def _launch(self) -> None:
+        from . import levers
         from .retirement import Retired
 
         self._watch_forks()
@@ -478,7 +479,7 @@ class ForkServer:
             preload_timeout=self._preload_timeout,
             on_threads=self._preload_on_threads,
             max_children=self.max_children,
-            max_spares=self.spares,
+            max_spares=self.spares if levers.is_enabled("spares") else 0,
             spare_quiet=self.spare_quiet,
             name=self.name,
             nested=self.nested,

@@ -1,7 +1,7 @@
 """Preparing a template's memory, so that its children write to as few of its pages as can be.
 
 After a fork every page that a child writes to is copied: at a few hundred pages that is the largest part of a child's
-cost. The levers, each of which ``FASTFORK_DISABLE`` (their names, separated by commas) leaves out:
+cost. The levers, each of which ``FASTFORK_DISABLE`` (their names, separated by commas, or ``all``) leaves out:
 
 ========== ===========================================================================================================
 bind       The template's interpreter binds its libraries' symbols at its start (`fastfork.launch`), and not each child
@@ -19,6 +19,8 @@ nursery    CPython 3.11 and later: a child puts its first new small objects side
 huge       A heap of more than 32 MiB goes into huge pages, as far as most of it is there, so that a fork and the end of
            a child hardly depend on its size. That takes a second or two for each GB, and at most a quarter more memory.
 ========== ===========================================================================================================
+
+The variable knows one more, ``spares``: processes forked ahead of requests (`fastfork.forkserver`).
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ class Place:
 def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) -> list[Step]:
     """Return the steps for `interpreters`, oldest first; `tools` is the one that runs the checkers."""
     oldest, newest = interpreters[0], interpreters[-1]
+    carriers = [item for item in interpreters if item.carries_suites]
     return [
         Step("build", partial(build, place, oldest)),
         Step("c", partial(test_core, place), count=lambda job: counts.from_c_programs(job.output())),
@@ -104,7 +105,8 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
         # than about the interpreter.
         fault_step(place, newest),
         fault_step(place, newest, backend="poll"),
-        *(compat_step(place, item) for item in interpreters if item.carries_suites),
+        *(compat_step(place, item) for item in carriers),
+        *([compat_step(place, carriers[-1], plain=True)] if carriers else []),
         pytest_step(place, oldest),
         *([pytest_step(place, newest)] if oldest != newest else []),
         pytest_step(place, newest, backend="poll"),
@@ -225,15 +227,19 @@ def _pytest_step(
     return Step(name, run, [f"env-{interpreter.name}"], lambda _job: counts.from_junit(report))
 
 
-def compat_step(place: Place, interpreter: Interpreter) -> Step:
-    """Return the step that holds fastfork to CPython's own suites, which `interpreter` carries."""
-    name = f"compat-{interpreter.name}"
+def compat_step(place: Place, interpreter: Interpreter, *, plain: bool = False) -> Step:
+    """Return the step that holds fastfork, or `plain` fastfork, to CPython's own suites, which `interpreter` carries.
+
+    Plain is without all that makes children cheap.
+    """
+    name = f"compat-{interpreter.name}" + ("-plain" if plain else "")
+    left_out = ("--disable", "all") if plain else ()
     report = place.work / f"{name}.json"
 
     def run(job: Job) -> None:
         report.unlink(missing_ok=True)
         logs = place.work / "logs" / name
-        options = ("--python", interpreter.path, "--wheel", place.package(interpreter))
+        options = ("--python", interpreter.path, "--wheel", place.package(interpreter), *left_out)
         job.run(
             sys.executable, "-m", "tests.compat", *options, "--json", report, "--logs", logs, cwd=place.tree
         )

@@ -3,12 +3,14 @@
     python -m tests.compat                          every interpreter found, the wheel built from this tree
     python -m tests.compat --python PATH --wheel W  one interpreter, a wheel that is there already
     python -m tests.compat --stdlib-only            no fastfork at all: how the interpreters themselves do
+    python -m tests.compat --disable all            without what makes fastfork's children cheap
     python -m tests.compat --refresh                run the standard library too and store its figures
 
 Each interpreter gets a virtual environment with fastfork in it, switched on by `FASTFORK_INSTALL=1` through
 the `.pth` file that `fastfork install-pth` writes, so that it holds under `-I` as well. The suites are run
 by the interpreter's own `python -m test`, with all its resources, and every test that it lists must have an
-outcome. A run fails
+outcome. No setting of fastfork's comes in from outside: what `--disable` names is `FASTFORK_DISABLE` there, and
+otherwise nothing is left out. A run fails
 
 - where a test does worse than on the standard library (failed or without outcome, or skipped and passed
   there);

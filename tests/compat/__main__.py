@@ -41,6 +41,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--match", default=EVERYTHING, metavar="PATTERN", help="only tests whose full name fits"
     )
+    parser.add_argument(
+        "--disable",
+        default="",
+        metavar="NAMES",
+        help="run the suites on fastfork with FASTFORK_DISABLE=NAMES",
+    )
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="how many at a time (default: 4)")
     parser.add_argument(
         "--timeout", type=float, default=300, metavar="S", help="limit for a part, in seconds"
@@ -78,6 +84,7 @@ def options(arguments: argparse.Namespace) -> Options:
         match=arguments.match,
         limit=arguments.timeout,
         jobs=arguments.jobs,
+        disabled=arguments.disable,
         stdlib_only=arguments.stdlib_only,
         baseline={} if fresh else figures.load_baseline(),
         logs=arguments.logs,
@@ -120,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGTERM
     partial = chosen.suite or chosen.match != EVERYTHING
     print("\nCPython's own suites" + (" (only a part of them)" if partial else ""))
+    if chosen.disable:
+        print(f"with FASTFORK_DISABLE={chosen.disable}")
     print(report.table(reports))
     print(report.remarks(reports))
     if chosen.json:

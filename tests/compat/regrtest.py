@@ -60,11 +60,19 @@ async def list_tests(environment: Environment, part: Part, work: Path) -> tuple[
 
 
 async def run(
-    environment: Environment, part: Part, tests: Sequence[str], kind: str, work: Path, limit: float
+    environment: Environment,
+    part: Part,
+    tests: Sequence[str],
+    kind: str,
+    work: Path,
+    limit: float,
+    *,
+    disabled: str = "",
 ) -> PartRun:
     """Run `tests` of a part on a fork server of a `kind` ("stdlib" or "fastfork"), within `limit` seconds.
 
-    `work` is an empty folder, and has the output in the file `log` afterwards.
+    `work` is an empty folder, and has the output in the file `log` afterwards. `disabled` has the levers of fastfork's
+    to leave out.
     """
     record = work / "evidence"
     record.mkdir()
@@ -79,7 +87,7 @@ async def run(
         *_target(environment, part, work),
         output=work / "log",
         limit=limit + GRACE_S,
-        environment=_environment(kind, record),
+        environment=environment_of(kind, record, disabled),
     )
     seen, messages = read_outcomes(outcomes)
     imperfect = {test: seen.get(test, MISSING) for test in tests if seen.get(test) != PASSED}
@@ -136,13 +144,14 @@ def _target(environment: Environment, part: Part, work: Path) -> list[str | os.P
     return ["--testdir", directory, STANDIN]
 
 
-def _environment(kind: str, record: Path) -> dict[str, str]:
+def environment_of(kind: str, record: Path, disabled: str) -> dict[str, str]:
     """The environment variables of a run: no setting of Python's or fastfork's gets in from outside."""
     foreign = ("PYTHON", "FASTFORK")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     variables[recorder.DIRECTORY_VARIABLE] = os.fspath(record)
     if kind == "fastfork":
         variables["FASTFORK_INSTALL"] = "1"
+        variables["FASTFORK_DISABLE"] = disabled
     return variables
 
 

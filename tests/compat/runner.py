@@ -36,7 +36,8 @@ STORED_IN_PART = " (stored, in part)"
 class Options:
     """What to run: `suites` by name, of them the tests that `match` fits, each part within `limit` seconds.
 
-    `baseline` has the standard library's figures by version and suite; `logs` is a folder for output.
+    `disabled` has the names of fastfork's levers to leave out, separated by commas. `baseline` has the standard
+    library's figures by version and suite; `logs` is a folder for output.
     """
 
     suites: Sequence[str] = tuple(suite.name for suite in SUITES)
@@ -44,6 +45,7 @@ class Options:
     limit: float = 300.0
     jobs: int = 4
     stdlib_only: bool = False
+    disabled: str = ""
     baseline: dict[str, dict[str, Figures]] = field(default_factory=dict)
     logs: Path | None = None
 
@@ -173,12 +175,15 @@ class Examination:
         return run
 
     async def _attempt(self, part: Part, kind: str, tests: Sequence[str], name: str) -> PartRun:
-        limit = min(self._workshop.options.limit, part.deadlock.limit if part.deadlock else math.inf)
+        options = self._workshop.options
+        limit = min(options.limit, part.deadlock.limit if part.deadlock else math.inf)
         async with self._workshop.slots:
             folder = self._workshop.folder()
-            run = await regrtest.run(self._environment, part, tests, kind, folder, limit)
-        if self._workshop.options.logs:
-            shutil.copyfile(folder / "log", self._workshop.options.logs / f"{name}.log")
+            run = await regrtest.run(
+                self._environment, part, tests, kind, folder, limit, disabled=options.disabled
+            )
+        if options.logs:
+            shutil.copyfile(folder / "log", options.logs / f"{name}.log")
         if run.met_deadlock:
             self._deadlocks[part, kind] += 1
             self._workshop.say(f"{name}: met a deadlock of CPython's own")

@@ -142,7 +142,7 @@ def test_a_part_is_run_again_after_its_deadlock_alone(
 ) -> None:
     made = []
 
-    async def run(*_arguments: object) -> regrtest.PartRun:
+    async def run(*_arguments: object, **_options: object) -> regrtest.PartRun:
         made.append(_arguments)
         return regrtest.PartRun(FASTFORK, {}, met_deadlock=len(made) <= deadlocks)
 
@@ -160,6 +160,15 @@ def test_a_part_is_run_again_after_its_deadlock_alone(
     assert len(made) == runs
     assert last.met_deadlock == (deadlocks >= runs)
     assert {arguments[-1] for arguments in made} == {60}
+
+
+def test_no_lever_is_left_out_but_those_that_the_run_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTFORK_DISABLE", "bind")
+    assert regrtest.environment_of("fastfork", tmp_path, "")["FASTFORK_DISABLE"] == ""
+    assert regrtest.environment_of("fastfork", tmp_path, "all")["FASTFORK_DISABLE"] == "all"
+    assert "FASTFORK_DISABLE" not in regrtest.environment_of("stdlib", tmp_path, "all")
 
 
 def test_counts_leave_nothing_out() -> None:
