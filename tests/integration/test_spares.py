@@ -24,12 +24,17 @@ def spared():
     fastfork.get_context(spares=2, spare_quiet=1)
 
 
-def warm(context):
-    """Start processes until the template has its spares: all at once, a pace on a machine under load too."""
+def start_many(context):
+    """Start processes all at once, which is a pace on a machine under load too."""
     processes = [context.Process(target=targets.nothing) for _ in range(QUICK)]
     fastfork.start_all(processes)
     for process in processes:
         process.join()
+
+
+def warm(context):
+    """Start processes until the template has its spares."""
+    start_many(context)
     wait_until(lambda: fastfork.server_status().spares == 2)
 
 
@@ -46,17 +51,31 @@ def test_they_serve_and_their_exit_codes_are_right(spared):
     assert status.live_children == 0
 
 
-def test_none_at_first_and_none_unless_wanted(ctx):
+def see_that_there_are_none(context):
+    """Start processes as `warm` does, twice, and see that none of them was forked ahead."""
+    for _ in range(2):
+        start_many(context)
+    status = fastfork.server_status()
+    assert (status.starts, status.spares, status.spare_starts) == (2 * QUICK, 0, 0)
+
+
+def test_none_until_there_is_a_pace(spared):
+    process = spared.Process(target=targets.nothing)
+    process.start()
+    process.join()
+    assert fastfork.server_status().spares == 0
+    assert children_of(forkserver._forkserver._forkserver_pid) == []
+
+
+def test_none_unless_wanted(spared):
     fastfork.get_context(spares=0)
-    try:
-        for _ in range(QUICK):
-            process = ctx.Process(target=targets.nothing)
-            process.start()
-            process.join()
-        status = fastfork.server_status()
-        assert (status.spares, status.spare_starts) == (0, 0)
-    finally:
-        fastfork.get_context(spares=2)
+    see_that_there_are_none(spared)
+
+
+@pytest.mark.parametrize("disabled", ["spares", "all"])
+def test_none_where_the_environment_leaves_them_out(spared, monkeypatch, disabled):
+    monkeypatch.setenv("FASTFORK_DISABLE", disabled)
+    see_that_there_are_none(spared)
 
 
 def test_they_go_when_it_is_quiet(ctx):
@@ -78,6 +97,18 @@ def test_they_go_with_their_template(spared):
     assert len(spares) == 2
     fastfork.stop()
     assert not any(os.path.exists(f"/proc/{pid}") for pid in spares)
+
+
+def test_those_of_the_next_template_have_its_preload(spared, ask):
+    modules = ["colorsys"]
+    warm(spared)
+    assert ask(targets.send_modules, modules, context=spared) == []
+    fastfork.restart(preload=["__main__", *modules])
+    assert ask(targets.send_modules, modules, context=spared) == modules
+    warm(spared)
+    before = fastfork.server_status().spare_starts
+    assert ask(targets.send_modules, modules, context=spared) == modules
+    assert fastfork.server_status().spare_starts == before + 1
 
 
 def test_a_killed_template_leaves_none(spared):

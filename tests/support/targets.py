@@ -107,6 +107,8 @@ def send_random(connection):
 def send_own_state(connection):
     """Report what a child knows about itself and where it comes from."""
     current, parent = process.current_process(), process.parent_process()
+    umask = os.umask(0)
+    os.umask(umask)
     connection.send(
         {
             "pid": os.getpid(),
@@ -118,6 +120,8 @@ def send_own_state(connection):
             "parent": (parent.pid, parent.name, parent.is_alive()),
             "directory": os.getcwd(),
             "original directory": process.ORIGINAL_DIR,
+            "environment": dict(os.environ),
+            "umask": umask,
             "argv": sys.argv,
             "start method": multiprocessing.get_start_method(allow_none=True),
             "inherited": forkserver.get_inherited_fds(),
