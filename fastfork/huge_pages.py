@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 MIN_HEAP = 32 << 20
 """Bytes of private memory from which it pays: a child splits each huge page that it writes to."""
 
+_SETTINGS = (
+    "/sys/kernel/mm/transparent_hugepage/enabled",
+    "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled",
+)
+"""Files of what the machine's administrator wants; the second is there since Linux 6.8."""
+
 _MIN_MAPPING = 2 << 20
 """Bytes of a mapping: a smaller one holds no huge page."""
 
@@ -28,12 +34,16 @@ _MIN_DENSITY = 0.8
 def use(min_heap: int = MIN_HEAP) -> None:
     """Move the heap of this process into huge pages, as far as it is dense and the kernel does it.
 
+    Where they are off it stays as it is: the kernel would do it all the same (madvise(2), MADV_COLLAPSE).
+
     Parameters
     ----------
     min_heap:
         Bytes of private memory; a smaller heap stays as it is.
 
     """
+    if are_off():
+        return
     with contextlib.suppress(OSError):  # no /proc
         if _private_bytes() < min_heap:
             return
@@ -42,6 +52,15 @@ def use(min_heap: int = MIN_HEAP) -> None:
         for begin, end in mappings:
             with contextlib.suppress(OSError):  # no room for one at its place, or no huge pages to be had
                 _native.collapse(begin, end - begin)
+
+
+def are_off(settings: Iterable[str] = _SETTINGS) -> bool:
+    """Whether transparent huge pages are switched off on this machine, by one of the files `settings`."""
+    for path in settings:
+        with contextlib.suppress(OSError), open(path) as stream:
+            if "[never]" in stream.read():
+                return True
+    return False
 
 
 def _private_bytes() -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from fastfork import huge_pages
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc tells what a child costs")
 
@@ -116,6 +122,25 @@ def test_a_rehearsal_leaves_threads_alone_that_a_child_calls_dead(programs):
     assert programs.run(source).lines == ["0"]
 
 
+@pytest.mark.parametrize(("disabled", "is_frozen"), [("", True), ("freeze", False)])
+def test_what_a_template_holds_is_exempt_from_collections_in_children(programs, disabled, is_frozen):
+    source = """
+        import gc
+        import fastfork
+
+        def show():
+            print(gc.isenabled(), gc.get_freeze_count() > 1000, flush=True)
+
+        if __name__ == "__main__":
+            process = fastfork.get_context(preload=["__main__"]).Process(target=show)
+            process.start()
+            process.join()
+            print(process.exitcode)
+    """
+    outcome = programs.run(source, environment={"FASTFORK_DISABLE": disabled})
+    assert outcome.lines == [f"True {is_frozen}", "0"]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="objects are counted")
 def test_an_immortal_heap_saves_children_page_faults(faults):
     assert faults() < faults("immortal") - 40
@@ -149,18 +174,28 @@ def test_a_nursery_saves_children_page_faults(faults):
     assert faults() < faults("nursery") - 5
 
 
-HAVE_LARGE_HEAP = """
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+"""What the administrator wants of huge pages."""
+
+NONE_TO_BE_HAD = huge_pages.are_off() or not SETTING.exists()
+
+HUGE_PAGES = """
     import mmap
-    import fastfork
     from fastfork import _native
+
+    MIB = 1 << 20
 
     def huge_kilobytes(pid):
         with open(f"/proc/{pid}/smaps_rollup") as stream:
             return next(int(line.split()[1]) for line in stream if line.startswith("AnonHugePages"))
 
+    def filled(size):
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.write(b"x" * size)
+        return memory
+
     def does_the_kernel():
-        memory = mmap.mmap(-1, 8 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.write(b"x" * len(memory))
+        memory = filled(8 * MIB)
         with open("/proc/self/maps") as stream:
             texts = [line.split()[0].split("-") for line in stream if "rw-p" in line]
         mappings = [(int(begin, 16), int(end, 16)) for begin, end in texts]
@@ -170,6 +205,11 @@ HAVE_LARGE_HEAP = """
         except OSError:
             return False
         return True
+"""
+
+HAVE_LARGE_HEAP = """
+    import fastfork
+    from pages import does_the_kernel, huge_kilobytes
 
     if __name__ == "__main__":
         process = fastfork.get_context(preload=["large"]).Process(target=sum, args=([1],))
@@ -180,13 +220,72 @@ HAVE_LARGE_HEAP = """
 """
 
 
+@contextmanager
+def the_setting(lock):
+    """Hold the file of the setting: others may read the setting meanwhile, or nobody else may."""
+    with SETTING.open() as stream:
+        fcntl.flock(stream, lock)
+        yield
+
+
+@pytest.mark.skipif(NONE_TO_BE_HAD, reason="no huge pages here")
 @pytest.mark.parametrize("disabled", ["", "huge"])
 def test_a_large_heap_goes_into_huge_pages_where_the_kernel_does_it(programs, disabled):
+    programs.write("pages.py", HUGE_PAGES)
     programs.write("large.py", "records = [(number, str(number)) for number in range(600_000)]")
-    outcome = programs.run(HAVE_LARGE_HEAP, environment={"FASTFORK_DISABLE": disabled})
+    with the_setting(fcntl.LOCK_SH):
+        outcome = programs.run(HAVE_LARGE_HEAP, environment={"FASTFORK_DISABLE": disabled})
     exit_code, kernel_does, huge = outcome.stdout.split()
     assert exit_code == "0"
     assert (int(huge) > 20_000) == (kernel_does == "True" and not disabled)
+
+
+USE_WHEN_TOLD = """
+    import sys
+    from fastfork import huge_pages
+    from pages import MIB, does_the_kernel, filled, huge_kilobytes
+
+    kept = filled(32 * MIB)
+    before = huge_kilobytes("self")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    huge_pages.use(min_heap=0)
+    print("done", flush=True)
+    moved = huge_kilobytes("self") - before
+    print(does_the_kernel(), moved)
+"""
+
+
+@pytest.mark.skipif(
+    NONE_TO_BE_HAD or not os.access(SETTING, os.W_OK), reason="the setting is not ours to change"
+)
+@pytest.mark.parametrize("wanted", ["never", "madvise", "always"])
+def test_a_heap_goes_into_huge_pages_unless_they_are_off(programs, wanted):
+    programs.write("pages.py", HUGE_PAGES)
+    program = programs.write("program.py", USE_WHEN_TOLD)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, program], text=True, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        with changed_setting(wanted):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "done\n"
+        kernel_does, huge = process.stdout.read().split()
+    assert process.returncode == 0
+    assert (int(huge) > 20_000) == (kernel_does == "True" and wanted != "never")
+
+
+@contextmanager
+def changed_setting(wanted):
+    """Change the setting of the whole machine: for a moment, and while no other test depends on it."""
+    with the_setting(fcntl.LOCK_EX):
+        text = SETTING.read_text()
+        before = text[text.index("[") + 1 : text.index("]")]
+        try:
+            SETTING.write_text(wanted)
+            yield
+        finally:
+            SETTING.write_text(before)
 
 
 ALLOCATE = """
@@ -307,3 +406,36 @@ def test_what_a_child_frees_is_free(run_in_child):
             assert resident() - before < taken / 4
     """
     run_in_child(source)
+
+
+WORK_WITH_LARGE_HEAP = """
+    import os
+    import fastfork
+
+    ROUNDS = 40
+
+    def private():
+        with open("/proc/self/smaps_rollup") as stream:
+            return sum(int(line.split()[1]) << 10 for line in stream if line.startswith("Private_"))
+
+    def work(number):
+        kept = [(i, str(i)) for i in range(10_000 + 500 * (number % 8))]
+        taken = private()
+        del kept
+        return os.getpid(), taken, private()
+
+    if __name__ == "__main__":
+        with fastfork.get_context(preload=["__main__", "large"]).Pool(1) as pool:
+            rounds = pool.map(work, range(ROUNDS), chunksize=1)
+        pids, taken, left = zip(*rounds)
+        print(len(set(pids)), max(taken[8:]) - max(taken[:8]), max(left[8:]) - max(left[:8]), max(taken))
+"""
+
+
+def test_what_a_worker_has_for_itself_does_not_grow(programs):
+    programs.write("large.py", "records = [(number, str(number)) for number in range(400_000)]")
+    workers, growth, growth_of_rest, most = map(int, programs.run(WORK_WITH_LARGE_HEAP).stdout.split())
+    assert workers == 1
+    assert growth < 3 << 20
+    assert growth_of_rest < 3 << 20
+    assert most < 32 << 20

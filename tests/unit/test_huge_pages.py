@@ -50,15 +50,46 @@ def test_dense_mappings(mapping, is_taken):
     assert list(huge_pages.dense_mappings(lines)) == [*found, (BEGIN, BEGIN + 2 * MIB)]
 
 
+@pytest.mark.parametrize(
+    ("settings", "are_off"),
+    [
+        (["always madvise [never]"], True),
+        (["always [madvise] never"], False),
+        (["[always] madvise never"], False),
+        (["[always] madvise never", "always inherit madvise [never]"], True),
+        (["always madvise [never]", "always [inherit] madvise never"], True),
+        (["always [madvise] never", "always [inherit] madvise never"], False),
+        ([], False),
+    ],
+)
+def test_whether_they_are_off(tmp_path, settings, are_off):
+    paths = [tmp_path / str(number) for number in range(2)]
+    for path, setting in zip(paths, settings):
+        path.write_text(setting + "\n")
+    assert huge_pages.are_off(map(str, paths)) == are_off
+
+
+def test_nothing_is_moved_where_they_are_off(monkeypatch):
+    moved = []
+    monkeypatch.setattr(_native, "collapse", lambda *mapping: moved.append(mapping))
+    monkeypatch.setattr(huge_pages, "are_off", lambda: True)
+    kept = mmap.mmap(-1, 4 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    kept.write(b"x" * len(kept))
+    huge_pages.use(min_heap=0)
+    assert moved == []
+
+
 def test_a_small_heap_is_left_alone(monkeypatch):
     moved = []
     monkeypatch.setattr(_native, "collapse", lambda *mapping: moved.append(mapping))
+    monkeypatch.setattr(huge_pages, "are_off", lambda: False)
     huge_pages.use(min_heap=1 << 50)
     assert moved == []
 
 
 def test_a_mapping_that_cannot_be_moved_is_passed_over(monkeypatch):
     asked = []
+    monkeypatch.setattr(huge_pages, "are_off", lambda: False)
 
     def fail(begin, size):
         asked.append((begin, size))
