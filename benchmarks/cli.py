@@ -54,6 +54,7 @@ examples:
   {prog} --goals --json goals.json --plot goals.png
   {prog} --goals --row crowd --row 'start-*'
   {prog} --goals --row faults --levers
+  {prog} --goals --row heap --levers huge
 
 {goals}"""
 

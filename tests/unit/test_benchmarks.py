@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from fastfork.bench import cli, environment, main, plot, report, runner
@@ -211,10 +212,11 @@ def test_missing_json(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
-def test_plot_from_saved_json(saved, tmp_path):
-    pytest.importorskip("matplotlib")
-    image = tmp_path / "run.png"
-    assert main(["--from-json", str(saved), "--plot", str(image)]) == 0
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_plot_from_saved_json(saved, programs):
+    image = programs.folder / "run.png"
+    outcome = programs.python("-m", "fastfork.bench", "--from-json", str(saved), "--plot", str(image))
+    assert outcome.status == 0
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
