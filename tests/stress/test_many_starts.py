@@ -48,6 +48,6 @@ def test_thousands_of_starts_leave_the_template_as_it_was(capsys, spares):
         print(f" [{ALL} starts in {time.monotonic() - begin:.0f} s]", end="")
     status = fastfork.server_status("many")
     assert (status.pid, status.spare_starts > 0) == (pid, spares > 0)
-    # What is forked ahead goes when it is quiet.
-    wait_until(lambda: children_of(pid) == [] and kinds_of_descriptors(pid) == fds)
+    # What is forked ahead goes when it is quiet. The first count may have had what is open for a moment, and not less.
+    wait_until(lambda: children_of(pid) == [] and not kinds_of_descriptors(pid) - fds)
     assert resident_bytes(pid) - memory < MEBIBYTE
