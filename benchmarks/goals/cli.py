@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from fastfork.levers import LEVERS
+from fastfork.levers import ALL, LEVERS
 
 from .. import environment
 from ..errors import BenchError
@@ -17,7 +17,6 @@ from .plan import Plan
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ALL_LEVERS = "all"
 _ROWS_OF_LEVERS = ["start-fork", "rate", "arrival", "faults"]
 _FOREIGN = ("preload", "rounds", "rivals")
 """Options of the other benchmark: each goal says itself what it takes."""
@@ -45,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--levers",
         nargs="?",
-        const=_ALL_LEVERS,
+        const=ALL,
         metavar="NAME,...",
         help="what each lever (default: all that FASTFORK_DISABLE knows) gives to fastfork's figures in these goals "
         f"(default: {', '.join(_ROWS_OF_LEVERS)})",
@@ -107,7 +106,7 @@ def _levers(options: argparse.Namespace, plan: Plan, progress: Progress) -> resu
 
 
 def _chosen_levers(text: str) -> list[str]:
-    if text == _ALL_LEVERS:
+    if text == ALL:
         return list(LEVERS)
     names = [name.strip() for name in text.split(",")]
     for name in names:
