@@ -124,6 +124,16 @@ def test_what_is_open_at_the_end_was_lost_with_its_client_or_is_a_problem(accoun
     assert lonely in account.problems[0]
 
 
+def test_what_a_process_has_started_whose_own_start_fails_for_want_of_a_descriptor_is_lost_with_it(account):
+    outer = start(account, client="c1-0")
+    start(account, client=outer)
+    account.fault(accounts.CLIENT_LIMITED, 10.5, "c1")
+    account.take(["error", outer, "OSError()", errno.EMFILE, 11.0])
+    assert account.late(1000.0) == []
+    account.settle(1000.0)
+    assert account.problems == []
+
+
 def test_a_start_that_comes_to_no_end_is_late(account):
     start(account, client=accounts.ROOT)  # a client, which lives as long as it may
     start_id = start(account)

@@ -175,6 +175,8 @@ class Account:
             self._problem(start, what, now)
         else:
             self.explained[f"{errno.errorcode[number]}: {cause}"] += 1
+            if number == errno.EMFILE:  # where its descriptor got lost it had begun, and was killed
+                self._ended_early.add(start_id)
 
     def _take_fault(self, name: str, _now: float) -> None:
         self.faults[name] += 1
