@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import raw, targets
+from support import becoming, raw, targets
 from support.processes import DEADLINE, descriptors, exit_code_of, fork, wait_until
 
 import fastfork
@@ -283,6 +283,82 @@ def test_what_describes_a_template_arrives_as_it_is(ask, tmp_path, monkeypatch, 
     state = ask(targets.send_own_state, context=context)
     assert state["directory"] == str(folder)
     assert ask(targets.send_modules, ["colorsys", text], context=context) == ["colorsys"]
+
+
+@pytest.mark.parametrize("text", [text for text in NASTY if "\0" not in text])
+def test_what_a_process_is_to_be_arrives_as_it_is(ctx, tmp_path, text):
+    """Its environment and its directory."""
+    folder = tmp_path / text.replace("/", "_")
+    folder.mkdir()
+    env = {"FIRST": text, text.replace("=", "_"): "name", "LAST": "1"}
+    options = fastfork.ChildOptions(env=env, cwd=folder)
+    receiver, sender = ctx.Pipe(duplex=False)
+    with receiver, sender:
+        process = ctx.Process(target=becoming.tell, args=(sender,), options=options)
+        process.start()
+        state = receiver.recv()
+        process.join()
+    assert (state["env"], state["cwd"], process.exitcode) == (env, str(folder), 0)
+    variables = {os.fsencode(f"{name}={value}") for name, value in env.items()}
+    assert set(state["env_of_c"].split(b"\0")[:-1]) == variables
+
+
+@pytest.mark.parametrize("text", [text for text in NASTY if "\0" in text])
+def test_what_would_end_a_variable_or_a_directory_is_refused_where_it_is_given(text):
+    for values in ({"env": {"NAME": text}}, {"env": {text: "value"}}, {"cwd": text}):
+        with pytest.raises(ValueError, match="null characters"):
+            fastfork.ChildOptions(**values)
+
+
+def option(kind, value=b"", size=None):
+    """Return an option of a block, which may say another size than its value has."""
+    return struct.pack("=II", kind, len(value) if size is None else size) + value
+
+
+def block(*options):
+    """Return a block of options."""
+    content = b"".join(options)
+    return struct.pack("=I", 4 + len(content)) + content
+
+
+NUMBER = bytes(4)
+
+UNSOUND_BLOCKS = {
+    "is smaller than its size": struct.pack("=I", 3),
+    "is larger than the payload": struct.pack("=I", 60_000),
+    "ends within an option's head": block(bytes(7)),
+    "ends within an option's value": block(option(_native.OPTION_CWD, b"/\0", size=3)),
+    "has an option of the largest size": block(option(_native.OPTION_ENV, b"A=B\0", size=2**32 - 1)),
+    "has an option of no kind": block(option(0)),
+    "has an option of an unknown kind": block(option(31)),
+    "has a limit of an unknown resource": block(
+        option(_native.OPTION_RLIMIT + _native.MAX_RLIMITS, bytes(16))
+    ),
+    "has half a limit": block(option(_native.OPTION_RLIMIT, bytes(8))),
+    "has no number": block(option(_native.OPTION_UMASK)),
+    "has two numbers": block(option(_native.OPTION_NICE, 2 * NUMBER)),
+    "has a path without an end": block(option(_native.OPTION_CWD, b"/")),
+    "has a path with two ends": block(option(_native.OPTION_CWD, b"/\0/\0")),
+    "has an environment without an end": block(option(_native.OPTION_ENV, b"A=B\0C=D")),
+    "has no processors": block(option(_native.OPTION_AFFINITY)),
+    "has a stream of an unknown kind": block(option(_native.OPTION_STDIN, struct.pack("=i", 3))),
+    "has a stream of a descriptor that is not there": block(option(_native.OPTION_STDIN, NUMBER)),
+    "is sound up to its last option": block(
+        option(_native.OPTION_UMASK, NUMBER), option(_native.OPTION_CWD, b"/")
+    ),
+}
+
+
+def test_nothing_is_run_for_a_block_of_options_that_is_none(template, enter, trap):
+    for what, content in UNSOUND_BLOCKS.items():
+        sock = enter()
+        sock.sendall(request(content + trap, value=_native.FORK_OPTIONS))
+        frame = _native.receive_frame(sock.fileno(), DEADLINE)
+        assert frame.type == _native.FRAME_REFUSED, what
+        assert _native.REFUSAL_NAMES[frame.value] == "options", what
+        assert is_closed_by_peer(sock)
+    status = fastfork.server_status()
+    assert (status.refused, status.starts) == ({"options": len(UNSOUND_BLOCKS)}, 0)
 
 
 def test_a_payload_of_requests_is_one_request(ctx, ask):
