@@ -8,8 +8,9 @@
  *                                            |                                                         |
  *                                            +---------------------------------------------------------+
  *
- * Where there are spares, or the request has options, it waits likewise until the child that has got it begins. Exits
- * then wait, too: its answer, which may be due at any moment, finds the outbox empty.
+ * Where there are spares, or the request has options, it waits likewise until the child that has got it begins: see
+ * ff_spare.h; what comes of it is ff_server.c's to find out. Exits then wait, too: its answer, which may be due at any
+ * moment, finds the outbox empty.
  *
  *  event                  AUTH_PREFIX, AUTH_MESSAGE   HEADER, PAYLOAD, SKIPPING   WAITING      CLOSING      GONE
  *  -----                  -------------------------   -------------------------   -------      -------      ----
@@ -23,10 +24,16 @@
  *  the outbox is empty    goes on                     goes on                     may fork     GONE         -
  *  descriptors come       GONE                        gathered with the bytes             not read     not read     not read
  *  FF_REQUEST_MS are over -                           REFUSED, CLOSING once begun         -            -            -
+ *  its spare has begun    -                           -                           HEADER       -            -
+ *  its spare cannot begin -                           -                           HEADER       -            -
+ *  its spare has died     -                           -                           see below    -            -
  *  no memory in a call    tried again after a while: nothing is lost                                        -
  *  its place is needed    GONE                        -                           -            -            -
  *
  *  CLOSING: the refusal is sent, nothing more is read. GONE: closed at the end of the batch of events.
+ *  A spare is what has the request of one that waits, on demand or not. When it has begun STARTED is sent, FAILED when it
+ *  cannot. When it has died without a word the request may be forked for; one on demand is answered as if it had begun
+ *  where a signal has killed it, else with FAILED, and HEADER follows. One that does not begin in time is killed first.
  */
 #ifndef FF_CONNECTION_H
 #define FF_CONNECTION_H
