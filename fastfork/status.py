@@ -42,9 +42,9 @@ class ServerStatus(NamedTuple):
     """Processes, and others, that are connected."""
     refused: dict[str, int]
     """Connections that were refused, by cause: ``"magic"``, ``"version"``, ``"type"``, ``"payload"`` or
-    ``"descriptors"`` of a frame that was not sound, ``"memory"`` that it lacked, a wrong ``"key"``, another ``"user"``,
-    a request that took too much ``"time"`` to come, or not authenticated yet when another of too many ``"clients"``
-    needed the place."""
+    ``"descriptors"`` of a frame that was not sound, ``"options"`` that were not, ``"memory"`` that it lacked, a wrong
+    ``"key"``, another ``"user"``, a request that took too much ``"time"`` to come, or not authenticated yet when
+    another of too many ``"clients"`` needed the place."""
     accept_failures: dict[str, int]
     """Times that clients had to wait since they could not be accepted, by the name of the errno."""
 
