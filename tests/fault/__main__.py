@@ -103,8 +103,11 @@ def table(outcomes: list[Outcome]) -> str:
 def caption(machine: str, outcomes: list[Outcome]) -> str:
     """Return the line below the table: where it was made, and of how many tests."""
     tests = len({outcome.test for outcome in outcomes})
-    held = sum(outcome.is_good for outcome in outcomes if outcome.on == "fastfork")
-    return f"{machine}; {tests} tests on each, of which {held} hold on fastfork."
+    words = [outcome.word for outcome in outcomes if outcome.on == "fastfork"]
+    return (
+        f"{machine}; {tests} tests on each, of which {words.count(HOLDS)} hold on fastfork and "
+        f"{words.count(DOES_NOT_APPLY)} were skipped there, for want of what they need of the machine."
+    )
 
 
 def sum_up(words: list[str]) -> str:
