@@ -22,6 +22,8 @@ import fastfork
 from fastfork import forkserver
 from fastfork.auth import authenticate
 
+from .interposing import Faults, build
+
 ON = os.environ.get("FAULTS_ON", "fastfork")
 """Whose fork server the faults happen to: ``"fastfork"`` or ``"stdlib"``."""
 
@@ -184,6 +186,35 @@ if ON == "stdlib":
     @pytest.fixture(autouse=True)
     def _nothing_left_behind(_lasting_descriptors):
         """The standard library is looked at, not held to what fastfork's tests ask for: see tests/conftest.py."""
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The library that makes calls fail: its path."""
+    try:
+        return build(tmp_path_factory.mktemp("interpose"))
+    except FileNotFoundError as error:
+        pytest.skip(f"no C compiler: {error}")
+
+
+@pytest.fixture
+def faults(library, tmp_path, monkeypatch):
+    """What fails in the template that is launched next, and in its children."""
+    faults = Faults(tmp_path / "faults")
+    for name, value in faults.environment(library).items():
+        monkeypatch.setenv(name, value)
+    yield faults
+    faults.close()
+
+
+@pytest.fixture
+def with_epoll(monkeypatch):
+    monkeypatch.delenv("FASTFORK_BACKEND", raising=False)
+
+
+@pytest.fixture
+def with_poll(monkeypatch):
+    monkeypatch.setenv("FASTFORK_BACKEND", "poll")
 
 
 @pytest.fixture

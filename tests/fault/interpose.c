@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -36,11 +37,11 @@ struct fault {
     int32_t armed;         /* written last */
     int32_t pid;           /* 0: every process */
     int32_t of_children;   /* not pid itself, but its children */
-    int32_t error;
-    int32_t skip;   /* calls that go well before the first one that fails */
-    int32_t times;  /* calls that fail then */
-    int32_t made;   /* calls so far */
-    int32_t failed; /* those of them that failed */
+    int32_t error;         /* negative: the process sends itself that signal, and then the call goes well */
+    int32_t skip;          /* calls that go well before the first one that fails */
+    int32_t times;         /* calls that fail then */
+    int32_t made;          /* calls so far */
+    int32_t failed;        /* those of them that failed */
 };
 
 static struct fault *faults;
@@ -82,6 +83,15 @@ static bool strikes(struct fault *fault)
     return true;
 }
 
+static bool has_failed(int32_t error)
+{
+    if (error < 0)
+        raise(-error);
+    else
+        errno = error;
+    return error >= 0;
+}
+
 /* Whether this call is to fail; then errno says how. */
 static bool fails(const char *call, const void *address)
 {
@@ -92,8 +102,8 @@ static bool fails(const char *call, const void *address)
 
         if (__atomic_load_n(&fault->armed, __ATOMIC_SEQ_CST) && strcmp(fault->call, call) == 0 &&
             is_about_this_process(fault) && is_from(fault, address) && strikes(fault)) {
-            errno = fault->error;
-            return true;
+            errno = saved_errno;
+            return has_failed(fault->error);
         }
     }
     errno = saved_errno;
@@ -103,17 +113,20 @@ static bool fails(const char *call, const void *address)
 static const intptr_t FAILURE = -1; /* as a number or a pointer */
 
 /* Define a call that fails under the name of `call` (open64() is open() to who tells what fails). */
-#define INTERPOSE_AS(call, type, name, parameters, arguments) \
+#define INTERPOSE_RETURNING(failure, call, type, name, parameters, arguments) \
     type name parameters \
     { \
         static type(*next) parameters; \
 \
         if (fails(call, __builtin_return_address(0))) \
-            return (type)FAILURE; \
+            return failure; \
         if (next == NULL) \
             next = (type(*) parameters)dlsym(RTLD_NEXT, #name); \
         return next arguments; \
     }
+
+#define INTERPOSE_AS(call, type, name, parameters, arguments) \
+    INTERPOSE_RETURNING((type)FAILURE, call, type, name, parameters, arguments)
 
 #define INTERPOSE(type, name, parameters, arguments) INTERPOSE_AS(#name, type, name, parameters, arguments)
 
@@ -128,7 +141,9 @@ INTERPOSE(int, chdir, (const char *path), (path))
 INTERPOSE(int, dup2, (int fd, int number), (fd, number))
 INTERPOSE(pid_t, setsid, (void), ())
 INTERPOSE(int, setpriority, (__priority_which_t which, id_t who, int priority), (which, who, priority))
+INTERPOSE(int, getpriority, (__priority_which_t which, id_t who), (which, who))
 INTERPOSE(int, sched_setaffinity, (pid_t pid, size_t size, const cpu_set_t *cpus), (pid, size, cpus))
+INTERPOSE(int, sched_getaffinity, (pid_t pid, size_t size, cpu_set_t *cpus), (pid, size, cpus))
 
 INTERPOSE(int, socket, (int domain, int type, int protocol), (domain, type, protocol))
 INTERPOSE(int, socketpair, (int domain, int type, int protocol, int ends[2]), (domain, type, protocol, ends))
@@ -139,6 +154,8 @@ INTERPOSE(int, accept, (int fd, struct sockaddr *address, socklen_t *size), (fd,
 INTERPOSE(int, accept4, (int fd, struct sockaddr *address, socklen_t *size, int flags),
           (fd, address, size, flags))
 INTERPOSE(int, getsockopt, (int fd, int level, int option, void *value, socklen_t *size),
+          (fd, level, option, value, size))
+INTERPOSE(int, setsockopt, (int fd, int level, int option, const void *value, socklen_t size),
           (fd, level, option, value, size))
 INTERPOSE(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags))
 INTERPOSE(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags))
@@ -162,6 +179,7 @@ INTERPOSE(int, memfd_create, (const char *name, unsigned flags), (name, flags))
 INTERPOSE(int, mkdir, (const char *path, mode_t mode), (path, mode))
 INTERPOSE(int, rename, (const char *from, const char *to), (from, to))
 INTERPOSE(int, chmod, (const char *path, mode_t mode), (path, mode))
+INTERPOSE_RETURNING(NULL, "opendir", DIR *, opendir, (const char *path), (path))
 INTERPOSE(int, getentropy, (void *bytes, size_t size), (bytes, size))
 INTERPOSE(int, getrlimit, (__rlimit_resource_t resource, struct rlimit *limit), (resource, limit))
 INTERPOSE_AS("getrlimit", int, getrlimit64, (__rlimit_resource_t resource, struct rlimit64 *limit),
@@ -180,6 +198,8 @@ INTERPOSE(void *, mmap, (void *address, size_t size, int protection, int flags, 
 INTERPOSE_AS("mmap", void *, mmap64,
              (void *address, size_t size, int protection, int flags, int fd, off64_t offset),
              (address, size, protection, flags, fd, offset))
+
+INTERPOSE(int, madvise, (void *address, size_t size, int advice), (address, size, advice))
 
 /* vfork() cannot be gone on to: its child would return from here, and leave its parent a stack that is no more. */
 pid_t vfork(void)
@@ -242,6 +262,23 @@ INTERPOSE_OPEN_ENDED("fcntl", fcntl64, int, int)
 INTERPOSE_OPEN_ENDED("ioctl", ioctl, int, unsigned long)
 INTERPOSE_OPEN_ENDED("open", open, const char *, int)
 INTERPOSE_OPEN_ENDED("open", open64, const char *, int)
+
+int prctl(int what, ...)
+{
+    static int (*next)(int, ...);
+    unsigned long arguments[4];
+    va_list list;
+
+    va_start(list, what);
+    for (size_t i = 0; i < 4; i++)
+        arguments[i] = va_arg(list, unsigned long);
+    va_end(list);
+    if (fails("prctl", __builtin_return_address(0)))
+        return -1;
+    if (next == NULL)
+        next = (int (*)(int, ...))dlsym(RTLD_NEXT, "prctl");
+    return next(what, arguments[0], arguments[1], arguments[2], arguments[3]);
+}
 
 static const char *name_of(long number)
 {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import shlex
+import signal
 import struct
 import subprocess
 import sysconfig
@@ -145,6 +146,15 @@ class Faults:
             Calls that fail then.
 
         """
+        return self._arm_fault(call, error, pid, of_children, caller, skip, times)
+
+    def stop(self, call: str, *, pid: int, of_children: bool = False, caller: str = "") -> Fault:
+        """Have a process stop just before it makes a call that then goes well. Parameters are those of `fail`."""
+        return self._arm_fault(call, -signal.SIGSTOP, pid, of_children, caller, 0, 1)
+
+    def _arm_fault(
+        self, call: str, error: int, pid: int, of_children: bool, caller: str, skip: int, times: int
+    ) -> Fault:
         slot = next(slot for slot in range(_MAX_FAULTS) if not self._is_armed(slot))
         values = (call.encode(), caller.encode(), 0, pid, of_children, error, skip, times, 0, 0)
         _FAULT.pack_into(self._page, slot * _FAULT.size, *values)

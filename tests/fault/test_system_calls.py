@@ -8,6 +8,8 @@ import json
 import os
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from multiprocessing.forkserver import read_signed
@@ -16,19 +18,21 @@ from pathlib import Path
 import pytest
 from support import targets
 from support.kernel import kernel_tells_exit_codes
-from support.processes import descriptors, wait_until
+from support.processes import descriptors, exit_code_of, fork, is_alive, wait_until
 from support.spares import have_spares
 
 import fastfork
 from fastfork import forkserver
 from fastfork.client import EXIT_CODE_LOST
 
-from .interposing import ALWAYS, CORE, Faults, build
+from .interposing import ALWAYS, CORE, Faults
 from .other_client import OtherClient
+from .wire import header, send_with_fds
 
 ERRNOS = {
     "accept": "EAGAIN EBADF ECONNABORTED EFAULT EHOSTDOWN EHOSTUNREACH EINTR EINVAL EMFILE ENETDOWN"
-    " ENETUNREACH ENFILE ENOBUFS ENOMEM ENONET ENOPROTOOPT ENOTSOCK EOPNOTSUPP EPERM EPROTO",
+    " ENETUNREACH ENFILE ENOBUFS ENOMEM ENONET ENOPROTOOPT ENOSR ENOTSOCK EOPNOTSUPP EPERM EPROTO"
+    " EPROTONOSUPPORT ESOCKTNOSUPPORT ETIMEDOUT",
     "bind": "EACCES EADDRINUSE EADDRNOTAVAIL EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR"
     " ENOTSOCK EROFS",
     "calloc": "ENOMEM",
@@ -44,19 +48,28 @@ ERRNOS = {
     "epoll_wait": "EBADF EFAULT EINTR EINVAL",
     "fcntl": "EACCES EAGAIN EBADF EINVAL EMFILE EPERM",
     "fork": "EAGAIN ENOMEM ENOSYS",
+    "ftruncate": "EBADF EFBIG EINTR EINVAL EIO EPERM",
     "getentropy": "EFAULT EIO ENOSYS",
+    "getpriority": "EINVAL ESRCH",
     "getrlimit": "EFAULT EINVAL",
     "getsockopt": "EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK",
+    "ioctl": "EBADF EFAULT EINVAL ENOTTY",
+    "kill": "EINVAL EPERM ESRCH",
     "listen": "EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP",
+    "madvise": "EACCES EAGAIN EBADF EINVAL EIO ENOMEM EPERM",
     "malloc": "ENOMEM",
     "memfd_create": "EFAULT EINVAL EMFILE ENFILE ENOMEM ENOSYS EPERM",
     "mkdir": "EACCES EDQUOT EEXIST EFAULT EINVAL ELOOP EMLINK ENAMETOOLONG ENOENT ENOMEM ENOSPC ENOTDIR EPERM"
     " EROFS",
     "mmap": "EACCES EAGAIN EBADF EEXIST EINVAL ENFILE ENODEV ENOMEM EOVERFLOW EPERM ETXTBSY",
-    "open": "EACCES EINTR EIO EMFILE ENFILE ENODEV ENOENT ENOMEM ENXIO EPERM",
+    "open": "EACCES EBADF EBUSY EDQUOT EEXIST EFAULT EFBIG EINTR EINVAL EIO EISDIR ELOOP EMFILE ENAMETOOLONG"
+    " ENFILE ENODEV ENOENT ENOMEM ENOSPC ENOTDIR ENXIO EOVERFLOW EPERM EROFS ETXTBSY",
+    "opendir": "EACCES EBADF EMFILE ENFILE ENOENT ENOMEM ENOTDIR",
     "pidfd_open": "EINVAL EMFILE ENFILE ENODEV ENOMEM ESRCH",
+    "pidfd_send_signal": "EBADF EINVAL EPERM ESRCH",
     "pipe2": "EFAULT EINVAL EMFILE ENFILE ENOPKG",
     "poll": "EFAULT EINTR EINVAL ENOMEM",
+    "prctl": "EINVAL",
     "read": "EAGAIN EBADF EFAULT EINTR EINVAL EIO EISDIR",
     "recv": "EAGAIN EBADF ECONNREFUSED EFAULT EINTR EINVAL ENOMEM ENOTCONN ENOTSOCK",
     "recvmsg": "EAGAIN EBADF ECONNREFUSED EFAULT EINTR EINVAL ENOMEM ENOTCONN ENOTSOCK",
@@ -66,10 +79,12 @@ ERRNOS = {
     " ENOMEM ENOTCONN ENOTSOCK EOPNOTSUPP EPIPE",
     "sendmsg": "EACCES EAGAIN EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINTR EINVAL EISCONN EMSGSIZE"
     " ENOBUFS ENOMEM ENOTCONN ENOTSOCK EOPNOTSUPP EPIPE ETOOMANYREFS",
+    "sched_getaffinity": "EFAULT EINVAL EPERM ESRCH",
     "sched_setaffinity": "EFAULT EINVAL EPERM ESRCH",
     "setpriority": "EACCES EINVAL EPERM ESRCH",
     "setrlimit": "EFAULT EINVAL EPERM",
     "setsid": "EPERM",
+    "setsockopt": "EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK",
     "signalfd": "EBADF EINVAL EMFILE ENFILE ENODEV ENOMEM",
     "socket": "EACCES EAFNOSUPPORT EINVAL EMFILE ENFILE ENOBUFS ENOMEM EPROTONOSUPPORT",
     "socketpair": "EAFNOSUPPORT EFAULT EMFILE ENFILE EOPNOTSUPP EPROTONOSUPPORT",
@@ -102,34 +117,6 @@ A_WHILE = 0.1
 
 def numbers(call):
     return [getattr(errno, name) for name in ERRNOS[call].split()]
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    try:
-        return build(tmp_path_factory.mktemp("interpose"))
-    except FileNotFoundError as error:
-        pytest.skip(f"no C compiler: {error}")
-
-
-@pytest.fixture
-def faults(library, tmp_path, monkeypatch):
-    """What fails in the template that is launched next, and in its children."""
-    faults = Faults(tmp_path / "faults")
-    for name, value in faults.environment(library).items():
-        monkeypatch.setenv(name, value)
-    yield faults
-    faults.close()
-
-
-@pytest.fixture
-def with_epoll(monkeypatch):
-    monkeypatch.delenv("FASTFORK_BACKEND", raising=False)
-
-
-@pytest.fixture
-def with_poll(monkeypatch):
-    monkeypatch.setenv("FASTFORK_BACKEND", "poll")
 
 
 def times_of(error, times):
@@ -196,6 +183,10 @@ def test_fork(faults, server):
                 assert other.start() == errno.errorcode[error]
             server.check_starts()
             assert other.start() == 3
+        if server.kind == "fastfork":
+            assert fastfork.server_status().failures == {
+                errno.errorcode[error]: 2 for error in numbers("fork")
+            }
 
 
 @pytest.mark.fault("accept() fails in the server")
@@ -427,6 +418,105 @@ def test_memory(faults, server, call):
         server.check_starts()
 
 
+@pytest.mark.parametrize("call", ["getsockopt", "setsockopt"])
+def test_a_descriptor_that_cannot_be_kept_from_lingering(faults, server, call):
+    """It is closed all the same: that waits where its peer has not taken everything, and only then."""
+    with server.unharmed(), OtherClient(server) as other, socket.create_server(("127.0.0.1", 0)) as listener:
+        assert other.start() == 3
+        for error in numbers(call):
+            with server.connect() as sock, socket.create_connection(listener.getsockname()) as lingering:
+                server.authenticate(sock)
+                lingering.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+                with failing(faults, call, error, pid=server.pid, caller=CORE):
+                    send_with_fds(sock, header(magic=0), [lingering.fileno()])
+                    while sock.recv(1000):  # the refusal
+                        pass
+                    assert other.start() == 3
+
+
+# ---- in the server, when a client that its processes die with has gone ----
+
+TREE = """
+import os, subprocess, time
+
+pids = [os.getpid(), subprocess.Popen(["/bin/sleep", "600"]).pid]
+reader, writer = os.pipe()
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.write(writer, b"%d" % os.getpid())
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+connection.send([*pids, int(os.read(reader, 100))])
+time.sleep(600)
+"""
+"""A process, one of its own, and one whose parent has ended."""
+
+CALLS_FOR_A_TREE = {
+    "kill": (
+        BRIEFLY,
+        set(),
+    ),  # nothing else reaches the process that the server has forked: it is tried again
+    "opendir": (BRIEFLY, set()),  # nothing else tells who is below it: it is tried again
+    "pidfd_open": (ALWAYS, {errno.ESRCH}),  # signals go by pid then, as on an old kernel
+    "pidfd_send_signal": (ALWAYS, {errno.ESRCH}),  # likewise
+}
+"""How often each fails, and what the kernel says only of those who have died."""
+
+
+@pytest.mark.parametrize("call", CALLS_FOR_A_TREE)
+def test_calls_for_a_tree(faults, server, call):
+    """All of it dies."""
+    times, excepted = CALLS_FOR_A_TREE[call]
+    with server.unharmed():
+        for error in set(numbers(call)) - excepted:
+            with (
+                client_with_a_tree(server) as (client, pids),
+                failing(faults, call, error, pid=server.pid, caller=CORE, times=times),
+            ):
+                end_client(client)
+                wait_until(lambda pids=pids: not any(map(is_alive, pids)))
+
+
+def test_a_process_that_cannot_become_the_root_of_its_tree(faults, server):
+    """It does not adopt who loses its parent below it: that one goes on, and all others die."""
+    with server.unharmed():
+        for error in numbers("prctl"):
+            with (
+                failing(faults, "prctl", error, pid=server.pid, of_children=True, caller=CORE),
+                client_with_a_tree(server) as (client, pids),
+            ):
+                end_client(client)
+                wait_until(lambda pids=pids: not any(map(is_alive, pids[:2])))
+                assert is_alive(pids[2])
+
+
+@contextlib.contextmanager
+def client_with_a_tree(server):
+    """Have a process that has started one which is to die with it: its pid, and those of all below."""
+    receiver, sender = server.context.Pipe(duplex=False)
+
+    def work():
+        arguments = (TREE, {"connection": sender})
+        server.context.Process(target=exec, args=arguments, die_with_client=True).start()
+        signal.pause()
+
+    with receiver, sender:
+        client = fork(work)
+        pids = receiver.recv()
+        try:
+            yield client, pids
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def end_client(pid):
+    os.kill(pid, signal.SIGKILL)
+    assert exit_code_of(pid) == -signal.SIGKILL
+
+
 # ---- in the server, with processes forked ahead of requests ----
 
 
@@ -440,10 +530,12 @@ def with_spares():
 CALLS_FOR_SPARES = [
     "epoll_ctl",
     "fork",
+    "getpriority",
     "malloc",
     "calloc",
     "pidfd_open",
     "recv",
+    "sched_getaffinity",
     "sendmsg",
     "socketpair",
     "waitid",
@@ -461,13 +553,14 @@ def test_calls_for_spares(with_epoll, with_spares, faults, server, call):
             have_spares(server.check_starts)
             with faults.fail(call, error, pid=server.pid, times=times_of(error, 2)):
                 for code in range(1, 5):
-                    assert exit_code_or_errno(server, code) in (code, error, *GONE), errno.errorcode[error]
+                    process = server.context.Process(target=targets.leave, args=(code,))
+                    assert exit_code_or_errno(process) in (code, error, *GONE), errno.errorcode[error]
             server.check_starts(2)
 
 
-def exit_code_or_errno(server, code):
+def exit_code_or_errno(process):
     try:
-        process = server.start(targets.leave, code)
+        process.start()
     except OSError as error:
         return error.errno
     process.join()
@@ -513,6 +606,24 @@ def test_calls_for_options(faults, server, ctx, call):
             process.start()
             process.join()
             assert process.exitcode == 3
+
+
+CALLS_OF_THE_SERVER_FOR_OPTIONS = ["calloc", "epoll_ctl", "fork", "malloc", "pidfd_open", "socketpair"]
+
+
+@pytest.mark.parametrize("call", CALLS_OF_THE_SERVER_FOR_OPTIONS)
+def test_calls_of_the_server_for_options(with_epoll, without_spares, faults, server, ctx, call):
+    """The start raises their error or works, no process is left, and the next start works."""
+
+    def outcome_of_a_start():
+        options = fastfork.ChildOptions(umask=0o77, cwd="/")
+        return exit_code_or_errno(ctx.Process(target=targets.leave, args=(3,), options=options))
+
+    with server.unharmed():
+        for error in numbers(call):
+            with failing(faults, call, error, pid=server.pid, caller=CORE):
+                assert outcome_of_a_start() in (3, error)
+            assert outcome_of_a_start() == 3
 
 
 def test_a_process_that_cannot_tell_that_it_begins(without_spares, faults, server, ctx):
@@ -580,7 +691,7 @@ def test_start_of_the_server(with_epoll, faults, few_descriptors, ctx, call):
     assert process.exitcode == 4
 
 
-@pytest.mark.parametrize("call", ["memfd_create", "mmap"])
+@pytest.mark.parametrize("call", ["ftruncate", "madvise", "memfd_create", "mmap"])
 def test_status_page(faults, ctx, call):
     """The server does without: who asks for it is told why."""
     for error in numbers(call):
@@ -591,6 +702,18 @@ def test_status_page(faults, ctx, call):
             assert process.exitcode == 3
             with raising(error):
                 fastfork.server_status()
+        fastfork.stop()
+
+
+def test_status_page_that_cannot_be_opened_for_reading_alone(faults, ctx):
+    """It is sealed, where the kernel can: then a client gets the descriptor that there is."""
+    for error in (errno.EMFILE, errno.ENOENT):
+        with failing(faults, "open", error, caller=CORE):
+            process = ctx.Process(target=targets.leave, args=(3,))
+            process.start()
+            process.join()
+            assert process.exitcode == 3
+            assert fastfork.server_status().starts == 1
         fastfork.stop()
 
 
@@ -756,6 +879,46 @@ if __name__ == "__main__":
         moment(*case)
     assert end(*started()) == 5
 """
+
+CLIENT_OF_A_KILLED_SERVER = """
+import os, signal, sys
+
+import fastfork
+from fastfork import forkserver
+from fault.interposing import CORE, Faults
+from support import targets
+
+context = fastfork.get_context()
+faults = Faults.of_this_process()
+
+
+def code_after_the_death_of_the_server(error):
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=targets.leave_when_told, args=(receiver,))
+    process.start()
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGKILL)
+    os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+    with faults.fail("ioctl", error, pid=os.getpid(), caller=CORE):
+        assert process.is_alive()
+        sender.send(5)
+        process.join()
+    return process.exitcode
+
+
+if __name__ == "__main__":
+    print(*(code_after_the_death_of_the_server(int(error)) for error in sys.argv[1:]))
+"""
+
+
+def test_a_kernel_that_does_not_tell_how_a_reaped_process_ended(with_epoll, programs, library, tmp_path):
+    """Linux before 6.15: when its server has been killed it is known to live, and its exit code mostly not."""
+    errors = map(str, numbers("ioctl"))
+    outcome = programs.run(CLIENT_OF_A_KILLED_SERVER, *errors, environment=environment_for(library, tmp_path))
+    codes = [int(code) for code in outcome.lines[0].split()]
+    assert len(codes) == len(numbers("ioctl"))
+    assert set(codes) <= {5, EXIT_CODE_LOST}
+
 
 FORK_OF_A_LAUNCH = "vfork" if sys.version_info >= (3, 10) else "fork"
 
