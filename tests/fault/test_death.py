@@ -28,9 +28,12 @@ from support.processes import (
     processes,
     wait_until,
 )
+from support.spares import have_spares
 
 import fastfork
-from fastfork import auth, client, forkserver
+from fastfork import _native, auth, client, forkserver
+
+from .interposing import CORE
 
 KILLING = [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGHUP]
 """Signals that end a server."""
@@ -95,7 +98,7 @@ class LiveChildren:
         When their server has died, an old kernel cannot tell how they end, nor, without pidfds, that they live.
         """
         told = not server_died or kernel_tells_exit_codes()
-        if told:
+        if not server_died or _native.has_pidfds():
             assert all(process.is_alive() for process in self.processes), "live children called dead"
         self.sender.close()
         for process, (_, _, code) in zip(self.processes, self.ENDS):
@@ -144,6 +147,17 @@ def test_children_that_die_with_their_server_keep_their_exit_codes(server, live)
     told = kernel_tells_exit_codes()
     for process, (_, _, code) in zip(live.processes, live.ENDS):
         assert joined(process) in ({code} if told else {code, client.EXIT_CODE_LOST})
+
+
+def test_without_pidfds_children_of_a_server_that_is_killed_count_as_ended(with_poll, server, live):
+    """Nobody can tell that they live, and they go on."""
+    end(server.pid)
+    assert {joined(process) for process in live.processes} == {client.EXIT_CODE_LOST}
+    assert all(is_alive(process.pid) for process in live.processes)
+    server.check_starts()
+    live.sender.close()
+    for process in live.processes:
+        wait_until(lambda process=process: not is_alive(process.pid))
 
 
 @pytest.mark.fault("The server is killed before it has the request")
@@ -383,6 +397,83 @@ def test_a_server_that_dies_as_it_forks_leaves_its_client_with_one_clear_error(t
     second = ctx.Process(target=targets.leave, args=(4,))
     second.start()
     assert joined(second) == 4
+
+
+# ---- the server, while a process has the request and has not been heard of ----
+
+BEGINNINGS = {
+    "forked ahead": {"spares": 2, "options": {}},
+    "forked ahead, with options": {"spares": 2, "options": {"umask": 0o77}},
+    "with options": {"spares": 0, "options": {"umask": 0o77}},
+}
+"""Processes that tell their server that they begin; a request without options that finds no spare has none of them."""
+
+RUN = "with open(path, 'a') as file: file.write('run ')"
+
+
+@pytest.fixture
+def beginning(request, with_epoll, faults):
+    """Have a server with so many processes forked ahead; what begins has these options."""
+    chosen = BEGINNINGS[request.param]
+    fastfork.get_context(spares=chosen["spares"], spare_quiet=600)
+    server = request.getfixturevalue("server")
+    if chosen["spares"] > 0:
+        have_spares(server.check_starts)
+    yield fastfork.ChildOptions(**chosen["options"])
+    fastfork.get_context(spares=2, spare_quiet=1)
+
+
+@contextlib.contextmanager
+def deaf(server, faults, options, path):
+    """Start a process whose server stops once that has the request; see that its client has one clear error."""
+    pid = server.pid
+    process = server.context.Process(target=exec, args=(RUN, {"path": str(path)}), options=options)
+    with ThreadPoolExecutor(1) as pool, faults.stop("epoll_ctl", pid=pid, caller=CORE):
+        starting = pool.submit(process.start)
+        try:
+            yield
+        finally:
+            if is_alive(pid):
+                end(pid)
+        error = starting.exception(DEADLINE)
+    assert isinstance(error, BrokenPipeError)
+    assert "may or may not" in str(error)
+
+
+def stopped_child_of(pid):
+    return next((child for child in children_of(pid) if state_of(child) == "T"), None)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "number"),
+    [(kind, signal.SIGKILL) for kind in BEGINNINGS] + [("forked ahead", number) for number in KILLING[1:]],
+    indirect=["beginning"],
+)
+def test_a_server_that_dies_before_a_process_has_begun(beginning, faults, server, tmp_path, number):
+    """Nobody hears that it begins, so it does not."""
+    before, path = server.pid, tmp_path / "run"
+    with (
+        faults.stop("sendmsg", pid=before, of_children=True, caller=CORE),
+        deaf(server, faults, beginning, path),
+    ):
+        wait_until(lambda: state_of(before) == "T" and stopped_child_of(before))
+        process = stopped_child_of(before)
+        end(before, number)
+        os.kill(process, signal.SIGCONT)
+        wait_until(lambda: not is_alive(process))
+    assert not path.exists()
+    server.check_starts()
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS, indirect=True)
+def test_a_server_that_dies_before_it_hears_that_a_process_has_begun(beginning, faults, server, tmp_path):
+    """It runs once, and its client cannot know: that is what the error says."""
+    before, path = server.pid, tmp_path / "run"
+    with deaf(server, faults, beginning, path):
+        wait_until(lambda: state_of(before) == "T" and path.exists())
+        wait_until(lambda: path.read_text() != "")
+    server.check_starts()
+    assert path.read_text() == "run "
 
 
 # ---- many who find the server dead ----
