@@ -31,6 +31,7 @@ struct member {
 struct members {
     struct member list[FF_TREE_BATCH];
     size_t count;
+    bool is_partial; /* the system could not tell of somebody: for want of a descriptor, say */
 };
 
 void ff_tree_become_root(void)
@@ -57,16 +58,22 @@ static bool parse_stat(const char *text, struct process *ret_process)
     return true;
 }
 
-static bool read_process(const char *path, struct process *ret_process)
+/* -ENOENT or -ESRCH: it is no more. */
+static int read_process(const char *path, struct process *ret_process)
 {
     char text[STAT_SIZE];
     FF_CLEANUP(ff_close) int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t size = fd < 0 ? -1 : FF_RETRY_EINTR(read(fd, text, sizeof text - 1));
 
-    if (size <= 0)
-        return false;
+    if (size < 0)
+        return -errno;
     text[size] = '\0';
-    return parse_stat(text, ret_process);
+    return parse_stat(text, ret_process) ? 0 : -ESRCH;
+}
+
+static bool is_gone(int error)
+{
+    return error == -ENOENT || error == -ESRCH;
 }
 
 static bool is_dead(const struct process *process)
@@ -74,13 +81,18 @@ static bool is_dead(const struct process *process)
     return process->state == 'Z' || tolower(process->state) == 'x';
 }
 
-static bool is_live_child(pid_t pid, pid_t parent)
+/* 1 or 0, or -errno where that cannot be told. */
+static int is_live_child(pid_t pid, pid_t parent)
 {
     char path[PATH_SIZE];
     struct process process;
+    int error;
 
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    return read_process(path, &process) && process.parent == parent && !is_dead(&process);
+    error = read_process(path, &process);
+    if (error < 0)
+        return is_gone(error) ? 0 : error;
+    return process.parent == parent && !is_dead(&process);
 }
 
 /* Some kernels are built without these files. */
@@ -92,23 +104,27 @@ static bool can_list_children(void)
     return access(path, R_OK) == 0;
 }
 
-/* Call visit(pid, tid, arg) for each thread of a process until it returns false: whether it never did. */
-static bool each_thread(pid_t pid, bool (*visit)(pid_t pid, pid_t tid, void *arg), void *arg)
+/* Call visit(pid, tid, arg) for each thread of a process until it returns false: whether it never did, or -errno where
+ * the system did not tell of all. */
+static int each_thread(pid_t pid, bool (*visit)(pid_t pid, pid_t tid, void *arg), void *arg)
 {
     char path[PATH_SIZE];
     DIR *threads;
-    bool result = true;
+    struct dirent *entry;
+    int result = 1;
 
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     threads = opendir(path);
     if (threads == NULL)
-        return false;
-    for (struct dirent *entry = readdir(threads); result && entry != NULL; entry = readdir(threads)) {
+        return -errno;
+    for (errno = 0; result > 0 && (entry = readdir(threads)) != NULL; errno = 0) {
         int tid = atoi(entry->d_name);
 
         if (tid > 0)
             result = visit(pid, tid, arg);
     }
+    if (result > 0 && errno != 0)
+        result = -errno;
     closedir(threads);
     return result;
 }
@@ -117,10 +133,12 @@ static bool thread_has_stopped(pid_t pid, pid_t tid, void *arg)
 {
     char path[PATH_SIZE];
     struct process thread;
+    int error;
 
     (void)arg;
     snprintf(path, sizeof path, "/proc/%d/task/%d/stat", (int)pid, (int)tid);
-    return !read_process(path, &thread) || is_dead(&thread) || tolower(thread.state) == 't';
+    error = read_process(path, &thread);
+    return error < 0 ? is_gone(error) : is_dead(&thread) || tolower(thread.state) == 't';
 }
 
 /* ---- signals to who is meant ---- */
@@ -144,19 +162,20 @@ static bool signal_by_pid(struct member member, int signal_number)
 {
     if (kill(member.pid, signal_number) < 0)
         return false;
-    if (signal_number != SIGSTOP || is_live_child(member.pid, member.parent))
+    if (signal_number != SIGSTOP || is_live_child(member.pid, member.parent) > 0)
         return true;
     kill(member.pid, SIGCONT);
     return false;
 }
 
-/* Whether it was there to be told. */
-static bool signal_member(struct member member, int signal_number)
+/* Whether it was there to be told, or -errno where that cannot be known. */
+static int signal_member(struct member member, int signal_number)
 {
     FF_CLEANUP(ff_close) int pidfd = ff_pidfd_open((int)member.pid);
+    int is_there = pidfd == -ESRCH ? 0 : is_live_child(member.pid, member.parent);
 
-    if (pidfd == -ESRCH || !is_live_child(member.pid, member.parent))
-        return false;
+    if (is_there <= 0)
+        return is_there;
     return signal_by_pidfd(pidfd, signal_number) || signal_by_pid(member, signal_number);
 }
 
@@ -172,13 +191,16 @@ static bool add_children(pid_t pid, pid_t tid, void *arg)
     snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)tid);
     file = fopen(path, "re");
     if (file == NULL)
-        return true; /* the thread has just ended: its children are another thread's now */
+        return is_gone(-errno); /* the thread has just ended: its children are another thread's now */
     while (members->count < FF_TREE_BATCH && fscanf(file, "%d", &child) == 1) {
         struct member member = {.pid = child, .parent = pid};
+        int is_told = signal_member(member, SIGSTOP);
 
-        if (signal_member(member, SIGSTOP))
+        members->is_partial |= is_told < 0;
+        if (is_told > 0)
             members->list[members->count++] = member;
     }
+    members->is_partial |= ferror(file) != 0;
     fclose(file);
     return true;
 }
@@ -188,19 +210,23 @@ static void stop_all(pid_t root, struct members *members)
 {
     members->list[0] = (struct member){.pid = root, .parent = getpid()};
     members->count = 1;
-    for (size_t i = 0; i < members->count; i++)
-        each_thread(members->list[i].pid, add_children, members);
+    members->is_partial = false;
+    for (size_t i = 0; i < members->count; i++) {
+        int result = each_thread(members->list[i].pid, add_children, members);
+
+        members->is_partial |= result <= 0 && !is_gone(result);
+    }
 }
 
 static bool kill_those_below(pid_t root)
 {
     struct members members;
-    bool had_stopped = each_thread(root, thread_has_stopped, NULL);
+    bool had_stopped = each_thread(root, thread_has_stopped, NULL) > 0;
 
     stop_all(root, &members);
     for (size_t i = members.count; i-- > 1;)
         signal_member(members.list[i], SIGKILL);
-    return had_stopped && members.count == 1;
+    return had_stopped && members.count == 1 && !members.is_partial;
 }
 
 #else

@@ -268,6 +268,26 @@ static void test_zombies(void)
     check_felled(leave_zombies, 1);
 }
 
+/* While the killer is short of descriptors, by however many, it cannot see who is below: nobody is left for that. */
+static void test_too_few_descriptors(void)
+{
+    for (int room = 0; room < 4; room++) {
+        struct rlimit limit;
+        struct grove grove;
+
+        plant(&grove, make_daemon, 2);
+        CHECK_INT(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        leave_fds(room);
+        for (int i = 0; i < 3; i++) {
+            ff_tree_kill(&grove.tree);
+            poll(NULL, 0, 50);
+        }
+        CHECK_INT(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        fell(&grove);
+        check_all_dead(&grove);
+    }
+}
+
 /* Only what is below: neither a sibling nor this process. */
 static void test_siblings_live(void)
 {
@@ -298,6 +318,7 @@ int main(void)
     RUN(test_forks_meanwhile);
     RUN(test_zombies);
     RUN(test_siblings_live);
+    RUN(test_too_few_descriptors);
 #endif
     return 0;
 }
