@@ -89,6 +89,7 @@ class Supervisor:
         self._poll = select.poll()
         self._poll.register(self._run.notes, select.POLLIN)
         self._caution = 0
+        self._next_look = 0.0
         self._is_closing = False
         self._repeated: set[int] = set()
         self._own_children = set(system.child_pids())
@@ -346,7 +347,7 @@ class Supervisor:
     # News
 
     def _receive(self, block: bool) -> None:
-        """Take the news that there are; wait for some, if there are none."""
+        """Take the news that there are; wait for some, if there are none. However many come, look around meanwhile."""
         received = False
         while self._receive_one():
             received = True
@@ -354,9 +355,14 @@ class Supervisor:
             self._poll.poll(_LOOK_AROUND * 1000)
             while self._receive_one():
                 received = True
-        if not received:
-            self._look_at_root()
-            self._look_at_clock()
+        if not received or time.monotonic() >= self._next_look:
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """Look at what nothing tells of."""
+        self._next_look = time.monotonic() + _LOOK_AROUND
+        self._look_at_root()
+        self._look_at_clock()
 
     def _receive_one(self) -> bool:
         try:

@@ -152,6 +152,41 @@ def test_hanging(project):
     assert "in test_it" in text
 
 
+def test_hanging_while_others_keep_ending(project):
+    """The one that hangs would end by itself once it has seen all others; these last as long as it lives."""
+    project.write(
+        "test_it.py",
+        """
+        import os, time, pytest
+        from journal import log
+        SHORT = 100
+
+        def words():
+            with open(os.environ["PROJECT_LOG"]) as file:
+                return file.read().split()
+
+        def wait_until(condition, deadline):
+            while not condition() and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+        def test_hanging():
+            log(os.getpid())
+            wait_until(lambda: words().count("short") == SHORT, time.monotonic() + 60)
+
+        @pytest.mark.parametrize("n", range(SHORT))
+        def test_short(n):
+            deadline = time.monotonic() + 60
+            wait_until(words, deadline)
+            hanging = "/proc/" + words()[0]
+            wait_until(lambda: not os.path.exists(hanging), min(deadline, time.monotonic() + 0.1))
+            log("short")
+        """,
+    )
+    run = project.run("--fastfork=2", "--fastfork-timeout=1")
+    assert "longer than 1 s (--fastfork-timeout)" in run.failures()["test_hanging"], run.out
+    assert len(run.cases) == 101
+
+
 def test_hanging_fixture(project):
     project.write(
         "test_it.py",
