@@ -13,7 +13,7 @@ import pytest
 from . import internals, system, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Literal
 
     from .run import Run
@@ -199,7 +199,10 @@ class Results:
     def _around_crash(
         self, index: int, crash: pytest.TestReport, phases: list[str | None]
     ) -> list[pytest.TestReport]:
-        """Return the report of a crash, and those without which a test's reports would not be complete."""
+        """Return the report of a crash, and those without which a test's reports would not be complete.
+
+        As in plain pytest the last one has all that was captured: JUnit's XML takes it from there.
+        """
         item = self._run.items[index]
         reports = []
         if crash.when != "setup" and "setup" not in phases:
@@ -209,7 +212,7 @@ class Results:
         internals.expect_failure(item, crash, None)
         reports.append(crash)
         if crash.when != "teardown":
-            reports.append(_passed(item, "teardown"))
+            reports.append(_passed(item, "teardown", crash.sections))
         return reports
 
     def _with_teardowns(self, record: Record, report: pytest.TestReport) -> list[pytest.TestReport]:
@@ -281,8 +284,8 @@ def how_it_ended(status: int) -> str:
     return f"exited with code {os.WEXITSTATUS(status)}"
 
 
-def _passed(item: pytest.Item, when: str) -> pytest.TestReport:
-    return _report(item, when, "passed", None)
+def _passed(item: pytest.Item, when: str, sections: Sequence[tuple[str, str]] = ()) -> pytest.TestReport:
+    return _report(item, when, "passed", None, sections=sections)
 
 
 def _report(

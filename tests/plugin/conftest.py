@@ -44,6 +44,11 @@ class Outcome:
             if case.find("failure") is not None or case.find("error") is not None
         }
 
+    def captured(self, name, stream):
+        """Return what the JUnit report says a case has written to "system-out" or "system-err"."""
+        (case,) = (case for case in self.cases if case.get("name") == name)
+        return "".join(element.text or "" for element in case.iter(stream))
+
 
 def _text(element):
     properties = [(p.get("name"), p.get("value")) for p in element]

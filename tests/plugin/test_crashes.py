@@ -46,7 +46,44 @@ def test_death(project, statement, how):
     run = one_failure(project, statement)
     assert how in run.failures()["test_it"]
     assert run.out.count(how) >= 1
-    assert "printed before" in run.out
+    assert "printed before" in run.captured("test_it", "system-out")
+    assert run.out.count("printed before") == 1
+
+
+def test_what_was_printed_before_a_death_is_shown_as_for_a_failure(project):
+    """In each phase, once in the terminal and once in the JUnit report, whatever is to be shown."""
+    project.write(
+        "test_it.py",
+        """
+        import os, sys, pytest
+        @pytest.fixture
+        def fixture():
+            print("out of the set-up")
+            print("err of the set-up", file=sys.stderr)
+            may_end("setup")
+            yield
+            may_end("teardown")
+        def test_it(fixture):
+            print("out of the test")
+            may_end("call")
+        def may_end(phase):
+            if os.environ["PHASE"] == phase:
+                print("out of the end")
+                os.abort() if "DIE" in os.environ else pytest.fail("it failed")
+        """,
+    )
+    for phase in ("setup", "call", "teardown"):
+        plain = project.run("-rA", PHASE=phase)
+        run = project.run("-rA", "--fastfork", PHASE=phase, DIE="1")
+        assert _of_phases(run.out) == _of_phases(plain.out)
+        for stream in ("system-out", "system-err"):
+            assert _of_phases(run.captured("test_it", stream)) == _of_phases(
+                plain.captured("test_it", stream)
+            )
+
+
+def _of_phases(text):
+    return [line for line in text.splitlines() if line.startswith(("out of", "err of", "---"))]
 
 
 def test_traceback_of_a_crash(project):
