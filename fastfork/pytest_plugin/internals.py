@@ -309,6 +309,13 @@ def captured_descriptors(config: pytest.Config) -> dict[str, int]:
     return descriptors
 
 
+def resume_capture(config: pytest.Config) -> None:
+    """Go on capturing, where a debugger has had it suspended."""
+    capture = _capture_manager(config)
+    if capture is not None:
+        capture.resume()
+
+
 def redirect(captured: dict[str, int], slot: Slot) -> None:
     """Have what is captured from now on be in a slot's files."""
     for name, descriptor in captured.items():

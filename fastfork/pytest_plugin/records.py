@@ -276,7 +276,10 @@ _ENDS: dict[str, type[BaseException]] = {"interrupt": KeyboardInterrupt, "error"
 
 
 def how_it_ended(status: int) -> str:
-    """Say how a process has ended, from its wait status."""
+    """Say how a process has ended, from its wait status; or for what it was stopped, and had to be killed."""
+    if os.WIFSTOPPED(status):
+        name = system.signal_name(os.WSTOPSIG(status))
+        return f"was stopped by {name} (it needs the terminal, which a test has with --pdb or --trace only)"
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         hint = " (the kernel does so when memory runs out)" if number == signal.SIGKILL else ""

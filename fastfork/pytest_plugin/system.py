@@ -67,6 +67,14 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def is_another_groups_terminal(stream: object) -> bool:
+    """Whether reading from a stream would stop this process: it is a terminal that another process group has."""
+    try:
+        return os.tcgetpgrp(stream.fileno()) != os.getpgrp()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):

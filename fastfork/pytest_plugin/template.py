@@ -219,7 +219,7 @@ class Template:
     def _reap(self) -> None:
         """Tell of the children that have ended, once what they have left is gone too."""
         for pid, (slot, index) in list(self._tests.items()):
-            status = _wait(pid)
+            status = self._wait_for_test(pid)
             if status is not None:
                 del self._tests[pid]
                 self._run.send(wire.note(wire.EXITED, slot, index, status, self._clean_up() or None))
@@ -230,6 +230,20 @@ class Template:
                 self._clean_up()
                 self._run.send(wire.note(wire.TEMPLATE_EXITED, -1, group, status))
         self._lose_patience()
+
+    def _wait_for_test(self, pid: int) -> int | None:
+        """Reap a test's process as `_wait` does; kill it if the terminal has stopped it, as nobody would continue it.
+
+        A test that may use the terminal is stopped and continued by the shell, as all of pytest is.
+        """
+        status = _wait(pid, 0 if self._run.settings.interactive else os.WUNTRACED)
+        if status is None or not os.WIFSTOPPED(status):
+            return status
+        if os.WSTOPSIG(status) not in (signal.SIGTTIN, signal.SIGTTOU):
+            return None
+        system.kill_group(pid)
+        os.waitpid(pid, 0)
+        return status
 
     def _clean_up(self) -> list[tuple[int, str]]:
         """Kill the processes that a test has left. Orphans of a running test are still its own."""
@@ -299,10 +313,10 @@ def _do_nothing(_number: int, _frame: object) -> None:
     pass
 
 
-def _wait(pid: int) -> int | None:
+def _wait(pid: int, options: int = 0) -> int | None:
     """Reap a child if it has ended, and return its wait status."""
     try:
-        reaped, status = os.waitpid(pid, os.WNOHANG)
+        reaped, status = os.waitpid(pid, os.WNOHANG | options)
     except ChildProcessError:
         return 0
     return status if reaped else None

@@ -165,6 +165,12 @@ class Reporter:
         """Note where the test is."""
         self._enter(2)
 
+    def pytest_enter_pdb(self, config: pytest.Config, pdb: object) -> None:
+        """Have a test fail that would wait for ever for the terminal."""
+        if system.is_another_groups_terminal(getattr(pdb, "stdin", None)):
+            internals.resume_capture(config)
+            pytest.fail("The debugger needs the terminal, which a test has with --pdb or --trace only.")
+
     def _enter(self, phase: int) -> None:
         if self.journal is not None:
             self.journal.enter(phase)

@@ -283,17 +283,46 @@ def test_path_after_the_option(project):
 
 def test_debugger_in_the_terminal(project):
     project.write("test_it.py", "def test_a(): value = 41; assert value == 42\ndef test_b(): pass\n")
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(project.folder)
-        command = project.command("--fastfork", "--pdb")
-        os.execve(command[0], command, project.environment(project.folder / "log"))
-    text = _converse(terminal, [b"p value + 1000\n", b"c\n"])
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    code, text = _run_in_terminal(project, "--fastfork", "--pdb", answers=[b"p value + 1000\n", b"c\n"])
+    assert code == 1
     assert "1041" in text
     assert "1 failed" in text
     assert "1 passed" in text
+
+
+@pytest.mark.parametrize("options", [(), ("-s",)])
+def test_what_asks_the_terminal_fails_and_says_so(project, options):
+    """It would stop for ever: one process group at a time may read from a terminal, and that is pytest's own."""
+    project.write(
+        "test_it.py",
+        """
+        import getpass, os, subprocess, pytest
+        def test_breakpoint(): breakpoint()
+        def test_set_trace(): pytest.set_trace()
+        def test_password(): getpass.getpass()
+        def test_child(): subprocess.run(["head", "-1"], stdin=os.open("/dev/tty", os.O_RDONLY))
+        def test_input(): input()
+        def test_fine(): pass
+        """,
+    )
+    code, text = _run_in_terminal(project, "--fastfork=2", "--color=no", "-rN", *options)
+    assert code == 1
+    assert "5 failed, 1 passed" in text, text
+    assert text.count("Failed: The debugger needs the terminal") == 2
+    assert text.count("was stopped by SIGTT") == (3 if options else 2)
+    assert "--pdb" in text
+
+
+def _run_in_terminal(project, *arguments, answers=()):
+    """Run pytest in a terminal of its own; return its exit code, and what it has shown."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(project.folder)
+        command = project.command(*arguments)
+        os.execve(command[0], command, project.environment(project.folder / "log"))
+    text = _converse(terminal, list(answers))
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
 
 
 def _converse(terminal, answers):
