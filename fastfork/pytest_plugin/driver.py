@@ -48,6 +48,8 @@ class Driver:
         self._units = list(group.units)
         self._stage: list[Unit] = []
         self._alive: dict[Any, Wide] = {}
+        self._is_set_up = False
+        """Whether the group's own node is; `_nodes` are those within it."""
         self._nodes: list[Any] = []
         self._awaits_more = False
         self.holds = self._find_holds()
@@ -68,15 +70,22 @@ class Driver:
             if any(node not in chain for node in nodes):
                 holds.add(first - 1)
                 nodes = [node for node in nodes if node in chain]
-            if isinstance(unit, int):
-                depth = self._depth(unit)
-                nodes += [node for node in chain[self.group.depth + 1 : depth] if node not in nodes]
+            for index in indices_of(unit):
+                inner = self._needs.chain(index)[self.group.depth + 1 : self._depth(index, _limit(unit))]
+                nodes += [node for node in inner if node not in nodes]
         return holds
 
-    def _depth(self, index: int) -> int:
-        """Return how many nodes of a test's chain the template has to have set up."""
-        depths = [depth for depth in self._needs.depths(index) if depth >= self.group.depth]
-        return max(depths, default=self.group.depth) + 1
+    def lose_holds(self) -> set[int]:
+        """Return the tests after which nothing will be torn down any more, as it has gone with a template."""
+        lost = self.holds - self._find_holds()
+        self.holds -= lost
+        return lost
+
+    def _depth(self, index: int, limit: int | None) -> int:
+        """Return how many nodes of a test's chain the template has to have set up, but for those from `limit` on."""
+        depths = self._needs.depths(index)
+        own = [depth for depth in depths if depth >= self.group.depth and (limit is None or depth < limit)]
+        return max(own, default=self.group.depth) + 1
 
     # What next
 
@@ -97,7 +106,8 @@ class Driver:
         return self.next_action()
 
     def _end(self) -> Action:
-        return Action(wire.LEAVE if self._alive or self._nodes else wire.END, self.group.last)
+        has_set_up = self._alive or self._nodes or self._is_set_up
+        return Action(wire.LEAVE if has_set_up else wire.END, self.group.last)
 
     def _leaves(self, index: int) -> bool:
         chain = self._needs.chain(index)
@@ -105,16 +115,19 @@ class Driver:
 
     def _prepare(self, unit: Unit) -> Action | None:
         """Return what is to be set up before a unit; one test's needs at a time."""
-        limit = unit.depth if isinstance(unit, Group) else None
+        limit = _limit(unit)
         for index in indices_of(unit):
             new = self._new(own_fixtures(self._needs, self.group, index, limit))
-            depth = self._depth(index) if limit is None else self.group.depth + 1
-            if limit is not None and new:
-                depth = max(w.depth for w in new) + 1
-            chain = self._needs.chain(index)[self.group.depth + 1 : depth]
-            if new or any(node not in self._nodes for node in chain):
+            depth = self._depth(index, limit)
+            if new or self._lacks_nodes(index, depth):
                 return Action(wire.PREPARE, index, tuple(w.name for w in new), depth)
         return None
+
+    def _lacks_nodes(self, index: int, depth: int) -> bool:
+        if self.group.depth in self._needs.depths(index) and not self._is_set_up:
+            return True
+        inner = self._needs.chain(index)[self.group.depth + 1 : depth]
+        return any(node not in self._nodes for node in inner)
 
     def _new(self, wanted: list[Wide]) -> list[Wide]:
         """Return those of a test's fixtures that are not there, or will not be once those it changes have been."""
@@ -173,6 +186,7 @@ class Driver:
         for definition in self._lost(new):
             del self._alive[definition]
         self._alive.update({wide.definition: wide for wide in new})
+        self._is_set_up = True
         chain = self._needs.chain(action.unit)[self.group.depth + 1 : action.depth]
         self._nodes += [node for node in chain if node not in self._nodes]
 
@@ -204,6 +218,7 @@ class Driver:
         self._stage = []
         self._alive.clear()
         self._nodes.clear()
+        self._is_set_up = False
         self.busy = 0
         self.is_ending = False
         if self.commands is not None:
@@ -227,3 +242,8 @@ class Driver:
     def add(self, index: int) -> None:
         """Have a test done at last."""
         self._units.append(index)
+
+
+def _limit(unit: Unit) -> int | None:
+    """Return the depth from which on what a unit needs is for another template; None: there is no other one."""
+    return unit.depth if isinstance(unit, Group) else None

@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +24,7 @@ from _pytest.warnings import catch_warnings_for_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
     from typing import Any
 
     from _pytest.capture import CaptureManager
@@ -146,11 +148,13 @@ def _stack(session: pytest.Session) -> dict[Any, tuple[list[Callable[[], object]
 def set_up_wide_fixtures(item: pytest.Item, names: Sequence[str], depth: int) -> None:
     """Set up some fixtures of a test, and the nodes in which they live; these are the first `depth` of its chain.
 
-    The test itself is as if it had never been touched.
+    The test itself is as if it had never been touched, and nodes further in that are set up already stay so.
     """
     stack = _stack(item.session)
+    depth = max(depth, len(stack))
     chain = item.listchain()
     try:
+        _raise_if_broken(stack)
         for node in chain[len(stack) : depth]:
             _set_up_node(stack, node)
         for node in chain[len(stack) :]:
@@ -164,21 +168,38 @@ def set_up_wide_fixtures(item: pytest.Item, names: Sequence[str], depth: int) ->
             item._initrequest()
 
 
+def _raise_if_broken(stack: dict[Any, Any]) -> None:
+    """Do as SetupState.setup() does where the set-up of a node has failed before: nothing in it is set up."""
+    for _, failure in stack.values():
+        if failure is not None:
+            raise failure[0].with_traceback(failure[1])
+
+
 def _set_up_node(stack: dict[Any, Any], node: Any) -> None:
     """Do as SetupState.setup() does for one node."""
     stack[node] = ([node.teardown], None)
     try:
         node.setup()
     except TEST_OUTCOME as error:
-        stack[node] = (stack[node][0], (error, error.__traceback__))
+        stack[node] = (stack[node][0], (error, _from_outside(error.__traceback__)))
         raise
+
+
+def _from_outside(traceback: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames with which a traceback begins in this package: in plain pytest they are not there."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        traceback = traceback.tb_next
+    return traceback
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def tear_down(item: pytest.Item, next_item: pytest.Item | None) -> pytest.TestReport:
     """Tear down what the next test does not need, and report that on the last test that could use it."""
     state = item.session._setupstate
     with _capturing(item, "teardown"):
-        call = CallInfo.from_call(lambda: state.teardown_exact(next_item), when="teardown")
+        call = CallInfo.from_call(partial(state.teardown_exact, next_item), when="teardown")
     # No hook: what plugins remember of a test is in the process that has run it.
     report = pytest.TestReport.from_item_and_call(item, call)
     if call.excinfo is not None:
@@ -234,7 +255,7 @@ class Prepared:
             try:
                 yield
             except TEST_OUTCOME as error:
-                self.error = error
+                self.error = error.with_traceback(_from_outside(error.__traceback__))
 
     @contextlib.contextmanager
     def _streams(self, item: pytest.Item) -> Iterator[None]:
@@ -266,6 +287,7 @@ class Prepared:
         set_up = item.setup
 
         def tell_and_set_up() -> None:
+            __tracebackhide__ = True
             del item.setup
             self._tell()
             if self.error is not None:

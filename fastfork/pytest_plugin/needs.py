@@ -46,6 +46,7 @@ class Needs:
         self._settings = settings
         self._known: dict[int, tuple[Wide, ...]] = {}
         self._set_up: dict[pytest.Collector, bool] = {}
+        self._depths: dict[int, set[int]] = {}
         self._chains: dict[int, list[Any]] = {}
 
     def chain(self, index: int) -> list[Any]:
@@ -72,15 +73,19 @@ class Needs:
 
     def depths(self, index: int) -> set[int]:
         """Return at which depths of its chain a test needs something set up."""
-        if self._settings.per_test:
-            return set()
-        depths = {wide.depth for wide in self.wide(index)}
-        for depth, node in enumerate(self.chain(index)[1:-1], 1):
-            if node not in self._set_up:
-                self._set_up[node] = internals.has_set_up(node)
-            if self._set_up[node]:
-                depths.add(depth)
-        return depths
+        if index not in self._depths:
+            depths = set() if self._settings.per_test else self._depths_of_nodes(index)
+            self._depths[index] = depths.union(wide.depth for wide in self.wide(index))
+        return self._depths[index]
+
+    def _depths_of_nodes(self, index: int) -> set[int]:
+        depths = {depth for depth, node in enumerate(self.chain(index)[1:-1], 1) if self._has_set_up(node)}
+        return set() if depths and internals.is_skipped(self._items[index]) else depths
+
+    def _has_set_up(self, node: pytest.Collector) -> bool:
+        if node not in self._set_up:
+            self._set_up[node] = internals.has_set_up(node)
+        return self._set_up[node]
 
     def _find(self, index: int) -> list[Wide]:
         item = self._items[index]

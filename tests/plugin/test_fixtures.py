@@ -67,6 +67,66 @@ def test_set_up_once_and_torn_down_in_order(project):
     assert sorted(many.log) == sorted(plain.log)
 
 
+PACKAGE = """
+    from conftest import make
+    package = make("package")
+"""
+INIT = """
+    from journal import log
+    def setup_module(): log("setup_module", __name__)
+    def teardown_module(): log("teardown_module", __name__)
+"""
+TESTS_OF_A_PACKAGE = """
+    from journal import log
+    def test_without(): log("test", __name__)
+    def test_package(package): log("test", __name__)
+    def test_module(module, package, session): log("test", __name__)
+    def test_package_again(package): log("test", __name__)
+"""
+
+
+def test_packages(project):
+    """The fixtures of a package, and what its __init__.py sets up, end with it, in the midst of the run."""
+    project.write("conftest.py", FIXTURES)
+    for package in ("first", "first/inner", "second", "third"):
+        project.write(f"{package}/__init__.py", INIT if package != "second" else "")
+        project.write(f"{package}/conftest.py", PACKAGE if package != "third" else "")
+        project.write(f"{package}/test_one.py", TESTS_OF_A_PACKAGE)
+        project.write(f"{package}/test_two.py", TESTS_OF_A_PACKAGE)
+    project.write("test_outside.py", TESTS_OF_A_PACKAGE)
+    plain, one, many = project.compare()
+    assert one.log == plain.log
+    assert sorted(many.log) == sorted(plain.log)
+    assert plain.log.count("up package ") == 4
+    assert plain.log.index("down package ") < plain.log.index("test second.test_one")
+
+
+def test_an_outer_fixture_that_is_needed_later_than_an_inner_one(project):
+    project.write("conftest.py", FIXTURES)
+    project.write(
+        "test_it.py",
+        "def test_a(module): pass\ndef test_b(session): pass\ndef test_c(module): pass\n",
+    )
+    plain, *runs = project.compare()
+    assert [run.log for run in runs] == [plain.log] * 2
+
+
+def test_set_up_of_packages_without_fixtures(project):
+    project.write("conftest.py", FIXTURES)
+    project.write("modules/__init__.py", INIT)
+    project.write("modules/test_one.py", "def test_a(module): pass\ndef test_b(module): pass\n")
+    project.write("modules/test_two.py", "def test_a(module): pass\ndef test_b(session): pass\n")
+    project.write("broken/__init__.py", "def setup_module(): raise ValueError('of a package')\n")
+    project.write("broken/test_one.py", "def test_a(): pass\ndef test_b(module): pass\n")
+    project.write("skipped/__init__.py", INIT)
+    project.write("skipped/test_one.py", "import pytest\n@pytest.mark.skip\ndef test_a(): pass\n")
+    plain, one, many = project.compare()
+    assert len(plain.failures()) == 2
+    assert plain.log.count("setup_module modules") == 1
+    assert one.log == plain.log
+    assert sorted(many.log) == sorted(plain.log)
+
+
 def test_pristine_state(project):
     project.write(
         "test_it.py",
@@ -150,6 +210,20 @@ def test_parametrised_wide_fixtures(project):
 
 def test_errors_are_on_the_right_tests(project):
     project.write(
+        "conftest.py",
+        """
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def broken_elsewhere(): raise ValueError("in set-up")
+
+        @pytest.fixture(scope="module")
+        def breaks_late_elsewhere():
+            yield
+            raise ValueError("in teardown")
+        """,
+    )
+    project.write(
         "test_it.py",
         """
         import pytest
@@ -184,8 +258,15 @@ def test_errors_are_on_the_right_tests(project):
         def test_last(): pass
         """,
     )
+    project.write(
+        "test_that.py",
+        """
+        def test_elsewhere(broken_elsewhere): pass
+        def test_last(breaks_late_elsewhere): pass
+        """,
+    )
     plain, *_ = project.compare()
-    assert len(plain.failures()) == 5
+    assert len(plain.failures()) == 6  # by name: two are of a test_last
 
 
 def test_addfinalizer_xunit_and_unittest(project):
