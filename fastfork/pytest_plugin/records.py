@@ -316,17 +316,19 @@ def _join_sections(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> 
 
 
 def _without_machinery(traceback: str) -> str:
-    """Leave out of a traceback what pytest and its plugins have done to call the test, as pytest does elsewhere."""
+    """Leave out of a traceback how a test or fixture came to be called, as pytest does elsewhere."""
     kept: list[str] = []
     below_test = False
     for line in traceback.splitlines():
         is_frame = line.startswith("  File ")
         below_test = below_test and is_frame
-        if is_frame and line.endswith(" in run_protocol") and "pytest_plugin" in line:
+        if is_frame and line.endswith(_BEGINNINGS) and "pytest_plugin" in line:
             below_test = True
         if not below_test and not (is_frame and any(part in line for part in _MACHINERY)):
             kept.append(line)
     return "\n".join(kept)
 
 
+_BEGINNINGS = (" in run_protocol", " in _set_up_node", " in set_up_wide_fixtures", " in tear_down")
+"""How the frames end below which nothing is of the test, nor of a fixture."""
 _MACHINERY = (f"{os.sep}_pytest{os.sep}", f"{os.sep}pluggy{os.sep}")

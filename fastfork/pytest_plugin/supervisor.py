@@ -241,7 +241,8 @@ class Supervisor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             assert driver.commands is not None
-            socket.send_fds(driver.commands, [wire.command(wire.SPAWN, group.number)], [theirs.fileno()])
+            with contextlib.suppress(OSError):  # as in `_command`
+                socket.send_fds(driver.commands, [wire.command(wire.SPAWN, group.number)], [theirs.fileno()])
         inner.commands = ours
         inner.parent = driver
         driver.begin_unit()
@@ -256,6 +257,8 @@ class Supervisor:
         if self._running() >= self._settings.workers or any(
             not task.is_going for task in self._tasks.values()
         ):
+            return False
+        if any(not task.is_test for task in self._tasks_of(driver)):
             return False
         if action.verb == wire.PREPARE and not self._may_go(action.unit):
             return False
@@ -326,12 +329,10 @@ class Supervisor:
             pass
         self._root_has_ended()
         self._end_orphans()
-        if self._drivers[0].is_ending and status == 0:
-            self._forget(self._drivers[0])
-        else:
-            for driver in reversed(list(self._drivers.values())):
-                if driver.commands is not None:
-                    self._mourn(driver, status)
+        root = self._drivers[0]
+        if not root.is_ending or status != 0:
+            self._mourn(root, status)
+        self._hand_on(root)
 
     def _end_orphans(self) -> None:
         """Kill what is left of all templates and tests."""
@@ -432,8 +433,14 @@ class Supervisor:
         driver.note_left(task.action.next_index)
         if driver.is_ending:
             self._end_template(driver)
-        elif self.results[task.index].holds:
-            self.results[task.index].holds -= 1
+        else:
+            self._release(driver, task.index)
+
+    def _release(self, driver: Driver, index: int) -> None:
+        """Let the results of a test be shown: what was to be torn down after it has been, or has gone."""
+        if index in driver.holds:
+            driver.holds.discard(index)
+            self.results[index].holds -= 1
 
     def _test_not_forked(self, note: wire.Note) -> None:
         task = self._tasks[note.slot]
@@ -449,11 +456,9 @@ class Supervisor:
         inner = self._drivers[note.index]
         assert inner.parent is not None
         inner.forget_template()
-        if self._try_again(inner):
-            inner.parent.repeat(inner.group)
-        else:
-            inner.parent.busy -= 1
+        if not self._try_again(inner):
             self._give_up(inner, f"No process could be forked for its fixtures: {os.strerror(note.value)}")
+        self._hand_on(inner)
 
     def _try_again(self, driver: Driver) -> bool:
         """Whether a fork that failed is worth another try: while others run, they may give back what it takes."""
@@ -470,18 +475,19 @@ class Supervisor:
 
     def _template_exited(self, note: wire.Note) -> None:
         driver = self._drivers[note.index]
+        if not driver.is_ending or note.value != 0:
+            self._mourn(driver, note.value)
+        self._hand_on(driver)
+
+    def _hand_on(self, driver: Driver) -> None:
+        """Have the rest of what a template was to do done by another one; forget it, if there is no rest."""
         parent = driver.parent
-        assert parent is not None
-        if driver.is_ending and note.value == 0:
+        if not driver.rest():
             self._forget(driver)
-            parent.busy -= 1
-            return
-        self._mourn(driver, note.value)
-        if driver.rest():
+            if parent is not None:
+                parent.busy -= 1
+        elif parent is not None:
             parent.repeat(driver.group)
-        else:
-            self._forget(driver)
-            parent.busy -= 1
 
     def _forget(self, driver: Driver) -> None:
         """Forget a template that has done its work."""
@@ -495,14 +501,37 @@ class Supervisor:
         """Take the death of a template: what it worked at has failed, the rest is for another one."""
         how = how_it_ended(status)
         driver.failures += 1
-        tasks = [task for task in self._tasks.values() if task.driver is driver]
+        self._lose_inner(driver, how)
+        tasks = self._tasks_of(driver)
         if any(not task.is_test for task in tasks):  # then no test has killed it
             self._repeated.difference_update(task.index for task in tasks)
         for task in tasks:
             self._lose(task, how)
-        driver.forget_template()
+        self._forget_template(driver)
         if driver.failures >= _TRIES:
             self._give_up(driver, f"The process for its fixtures {how}, {_TRIES} times over.")
+
+    def _lose_inner(self, driver: Driver, how: str) -> None:
+        """Take what the death of a template has ended along with it: the templates forked from it, and their tests."""
+        for inner in self._drivers.values():
+            if inner.parent is driver and inner.commands is not None:
+                self._lose_inner(inner, how)
+                for task in self._tasks_of(inner):
+                    if task.action.verb == wire.PREPARE:  # the next template will begin with that
+                        self._free_slot(task)
+                    else:
+                        self._lose(task, how)
+                self._forget_template(inner)
+                self._hand_on(inner)
+
+    def _tasks_of(self, driver: Driver) -> list[Task]:
+        return [task for task in self._tasks.values() if task.driver is driver]
+
+    def _forget_template(self, driver: Driver) -> None:
+        """Have a driver begin anew, with another template; what the last one had set up is not torn down."""
+        driver.forget_template()
+        for index in driver.lose_holds():
+            self.results[index].holds -= 1
 
     def _lose(self, task: Task, how: str) -> None:
         if task.is_test and not task.ended and not task.reason and self._may_repeat(task):
@@ -539,13 +568,14 @@ class Supervisor:
                 task.reason or f"The process in which fixtures were torn down {how}.",
                 [],
             )
-        if task.action.next_index >= 0 and record.holds:
-            record.holds -= 1
+        self._release(task.driver, task.index)
 
     def _give_up(self, driver: Driver, reason: str) -> None:
         for index in driver.rest():
             self._fail(index, reason)
         driver.abandon()
+        for index in driver.lose_holds():
+            self.results[index].holds -= 1
 
     # Time
 

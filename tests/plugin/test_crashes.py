@@ -129,6 +129,69 @@ def test_death_in_a_fixture_and_of_its_template(project):
         failures = run.failures()
         assert set(failures) == {"test_b", "test_c", "test_e", "test_g"}, run.out
         assert "SIGABRT" in failures["test_b"]
+        assert "in deadly" in failures["test_b"]
+        assert "pytest_plugin" not in failures["test_b"]
+
+
+def test_death_of_a_template_from_which_another_one_was_forked(project):
+    """The session's dies while a module's has a test under way: what the module's has not done is done anew."""
+    project.write(
+        "test_first.py",
+        """
+        import os, time, pytest
+        from journal import log
+        @pytest.fixture(scope="module", autouse=True)
+        def module(): yield log("up")
+        def test_a(): log("a")
+        def test_b():
+            deadline = time.monotonic() + 60
+            while not os.path.exists("killed") and time.monotonic() < deadline: time.sleep(0.01)
+        def test_c(): log("c")
+        """,
+    )
+    project.write(
+        "test_second.py",
+        """
+        import os, time, pytest
+        from journal import log
+        @pytest.fixture(scope="session")
+        def deadly():
+            deadline = time.monotonic() + 60
+            while "a" not in open(os.environ["PROJECT_LOG"]).read() and time.monotonic() < deadline: time.sleep(0.01)
+            open("killed", "w").close()
+            os.abort()
+        def test_d(deadly): pass
+        def test_e(): log("e")
+        """,
+    )
+    run = project.run("--fastfork=2")
+    assert set(run.failures()) == {"test_d"}, run.out
+    assert "4 passed" in run.out
+    assert {"a", "c", "e"} <= set(run.log)
+
+
+def test_death_of_a_template_after_the_last_test_of_a_scope(project):
+    """Results that were to be shown after the teardown are shown without one."""
+    project.write(
+        "test_it.py",
+        """
+        import os, pytest
+        @pytest.fixture(scope="class")
+        def wide(): yield
+        @pytest.fixture(scope="session")
+        def late(): pass
+        @pytest.mark.usefixtures("wide")
+        class TestIt:
+            def test_a(self): pass
+            def test_b(self, late): os.kill(os.getppid(), 9)
+        def test_c(late): pass
+        def test_d(late): os.kill(os.getppid(), 9)
+        """,
+    )
+    for workers in (1, 2):
+        run = project.run(f"--fastfork={workers}")
+        assert len(run.cases) == 4, run.out
+        assert set(run.failures()) <= {"test_b", "test_d"}, run.out
 
 
 @pytest.mark.parametrize("victim", ["os.getppid()", "0"])
