@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from . import test_process
 from .settings import Settings
 from .supervisor import Supervisor
 
-if TYPE_CHECKING:
-    from .records import Results
-
 _PLAIN_OPTIONS = ("collectonly", "setuponly", "setupplan", "setupshow")
 """Options of pytest with which it is to show something, not to run."""
+_LEFTOVERS = "fastfork-leftovers"
+"""In what a worker of pytest-xdist tells at its end."""
 
 
 def activate(config: pytest.Config) -> None:
@@ -29,7 +26,7 @@ class FastForkPlugin:
 
     def __init__(self, config: pytest.Config) -> None:
         self._settings = Settings(config)
-        self._results: Results | None = None
+        self._leftovers: list[tuple[str, str]] = []
         self._supervisor: Supervisor | None = None
         self._indices: dict[pytest.Item, int] = {}
 
@@ -48,7 +45,7 @@ class FastForkPlugin:
             raise session.Interrupted(f"{session.testsfailed} error{plural} during collection")
         if session.items:
             supervisor = Supervisor(session, self._settings)
-            self._results = supervisor.results
+            self._leftovers = supervisor.results.leftovers
             supervisor.run()
         return True
 
@@ -65,15 +62,20 @@ class FastForkPlugin:
         return True
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        """End what lives in a worker of pytest-xdist."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """End what lives in a worker of pytest-xdist, and have it tell what its tests have left behind."""
         if self._supervisor is not None:
             self._supervisor.finish()
+            session.config.workeroutput[_LEFTOVERS] = self._supervisor.results.leftovers  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object) -> None:
+        """Take what a worker of pytest-xdist has told; one that has crashed tells nothing."""
+        self._leftovers += getattr(node, "workeroutput", {}).get(_LEFTOVERS, ())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """List what tests have left behind."""
-        leftovers = self._results.leftovers if self._results is not None else []
-        if leftovers:
+        if self._leftovers:
             terminalreporter.section("leftovers of tests")
-            for nodeid, what in leftovers:
+            for nodeid, what in self._leftovers:
                 terminalreporter.line(f"{nodeid}: {what}")

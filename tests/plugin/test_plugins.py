@@ -53,13 +53,14 @@ def test_coverage_of_contexts(project):
     assert {"test_it.py::test_a|run", "test_it.py::test_c|run"} <= data.measured_contexts()
 
 
-def test_inside_xdist(project):
+@pytest.mark.parametrize("distribution", ["load", "loadscope", "loadfile"])
+def test_inside_xdist(project, distribution):
     pytest.importorskip("xdist")
     project.load("xdist")
     project.write(
         "test_it.py",
         """
-        import os, pytest
+        import os, threading, time, pytest
         from journal import log
 
         @pytest.fixture(scope="module")
@@ -69,17 +70,38 @@ def test_inside_xdist(project):
             log("down")
 
         def setup_function(): log("pid", os.getpid())
-        def test_a(module): assert module == os.getppid()
-        def test_b(module): assert module == os.getppid()
-        def test_c(module): os.abort()
-        def test_d(): assert 0
+        def test_a(module): assert "PLAIN" in os.environ or module == os.getppid()
+        def test_b(module): assert "PLAIN" in os.environ or module == os.getppid()
+        def test_c(module): assert 0 if "PLAIN" in os.environ else os.abort()
+        def test_d(): threading.Thread(target=time.sleep, args=(99,), name="lasting", daemon=True).start()
         def test_e(module): print("e")
         """,
     )
-    run = project.run("-n", "2", "--dist=loadfile", "--fastfork")
-    assert "2 failed, 3 passed" in run.out, run.out
+    project.write(
+        "test_that.py",
+        """
+        import pytest
+        def test_f(): assert 0
+        @pytest.mark.skip
+        def test_g(): pass
+        class TestIt:
+            @pytest.mark.xfail
+            def test_h(self): assert 0
+            def test_i(self, no_such_fixture): pass
+        """,
+    )
+    plain = project.run(PLAIN="1")
+    run = project.run("-n", "2", f"--dist={distribution}", "--fastfork", "--fastfork-leftovers")
+    assert _outcomes(run) == _outcomes(plain)
+    assert "killed by SIGABRT" in run.failures()["test_c"]
     assert len({line for line in run.log if line.startswith("pid")}) == 5
-    assert run.log.count("up") == run.log.count("down") == 1
+    assert run.log.count("up") == run.log.count("down")
+    assert run.log.count("up") in ((1, 2) if distribution == "load" else (1,))
+    assert "test_it.py::test_d: thread lasting" in run.out
+
+
+def _outcomes(run):
+    return sorted((place, name, [tag for tag, *_ in children]) for place, name, children in run.results())
 
 
 def test_asyncio(project):
