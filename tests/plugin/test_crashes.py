@@ -94,11 +94,19 @@ def test_traceback_of_a_crash(project):
     assert "pluggy" not in text
 
 
-def test_out_of_memory(project):
-    one_failure(
+def test_memory_error(project):
+    run = one_failure(
         project,
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32)); x = bytearray(1 << 40)",
     )
+    assert "MemoryError" in run.failures()["test_it"]
+
+
+def test_death_for_want_of_memory(project, memory_cgroup):
+    """The kernel kills what has most of it in the control group: the test, and not what it was forked from."""
+    project.run_below(*memory_cgroup)
+    run = one_failure(project, "b'x' * (1 << 30)")
+    assert "killed by SIGKILL (the kernel does so when memory runs out)" in run.failures()["test_it"]
 
 
 def test_death_in_a_fixture_and_of_its_template(project):
