@@ -97,6 +97,10 @@ class Template:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._wakeup = Wakeup(self._poll)
         if self._group == 0:
+            for slot in self._run.slots:
+                os.close(
+                    slot.go_writer
+                )  # a test that waits to begin has to hear of the end of pytest's process
             crash = self._run.crash_fd
             if faulthandler.is_enabled():
                 faulthandler.enable(file=crash)

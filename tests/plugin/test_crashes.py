@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from support.processes import wait_until
+from support.processes import children_of, is_alive, wait_until
 
 AROUND = """
     import ctypes, os, signal, sys, time, threading, pytest
@@ -233,6 +233,33 @@ def test_a_fork_that_returns_into_pytest(project):
     )
     run = project.run("--fastfork=2")
     assert len(run.cases) == 3, run.out
+
+
+def test_a_test_that_waits_to_begin_ends_with_all_others(project):
+    project.write(
+        "test_it.py",
+        """
+        import os, time
+        from journal import log
+        def test_a(): log(os.getpid()); time.sleep(99)
+        def test_b(): pass
+        """,
+    )
+    log = project.folder / "log"
+    process = subprocess.Popen(
+        project.command("--fastfork=1"), cwd=project.folder, env=project.environment(log)
+    )
+    wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
+    running = int(log.read_text())
+    (template,) = children_of(process.pid)
+    wait_until(lambda: len(children_of(template)) == 2)
+    tests = children_of(template)
+    os.kill(template, signal.SIGSTOP)  # it would see to them
+    process.kill()
+    process.wait()
+    os.kill(template, signal.SIGKILL)
+    os.kill(running, signal.SIGKILL)
+    wait_until(lambda: not any(is_alive(pid) for pid in tests))
 
 
 def test_expected_crash(project):
