@@ -42,7 +42,7 @@ enum ff_frame_type {
 
 enum ff_fork_flags {
     FF_FORK_PIDFD = 1,           /* send a pidfd with the reply */
-    FF_FORK_HELD = 2,            /* the first descriptor is closed by the server once the child is reaped */
+    FF_FORK_HELD = 2,            /* the first descriptor is closed by the server once the child is dead */
     FF_FORK_STREAM = 4,          /* with HELD, a pipe or socket: pid and exit code go to it, each an int64 */
     FF_FORK_DIE_WITH_CLIENT = 8, /* the child and all below it are killed once its client has gone */
     FF_FORK_OPTIONS = 16,        /* the payload begins with a block of options */

@@ -96,11 +96,27 @@ static int decode_status(int status)
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* Its pid may be another's as soon as it is reaped, and by the sentinel its client knows whether it may signal it: so
+ * that ends before. False where the child lives. */
+static bool end_sentinel(struct ff_child *child)
+{
+    siginfo_t info = {0};
+
+    if (child->held_fd < 0 || child->stream)
+        return true;
+    if (FF_RETRY_EINTR(waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOHANG | WNOWAIT)) < 0)
+        return true; /* wait4() will say why */
+    if (info.si_pid == 0)
+        return false;
+    ff_fd_drop(&child->held_fd);
+    return true;
+}
+
 /* Reap this child if it is dead: true, and its exit code is known. */
 static bool reap_one(struct ff_children *children, struct ff_child *child)
 {
     int status;
-    pid_t pid = FF_RETRY_EINTR(wait4(child->pid, &status, WNOHANG, &child->usage));
+    pid_t pid = end_sentinel(child) ? FF_RETRY_EINTR(wait4(child->pid, &status, WNOHANG, &child->usage)) : 0;
 
     if (pid < 0 && errno != ECHILD)
         children->is_suspicious = true; /* to be asked for again: its signal has come already */

@@ -21,7 +21,7 @@ struct ff_child {
     pid_t pid;
     uint32_t request_id;
     struct ff_connection *owner; /* NULL once its client has gone */
-    int held_fd;                 /* the server's end of the sentinel until it is reaped, or -1 */
+    int held_fd;                 /* the server's end of the sentinel until it is dead, or -1 */
     bool stream;                 /* held_fd also takes pid and exit code */
     bool is_dead;                /* and reaped: its pid may be another's */
     int exit_code;               /* then */

@@ -478,7 +478,7 @@ static void report_started(struct ff_server *server, struct ff_connection *conne
     restore_reserve(server);
 }
 
-/* The sentinel ends at once, even when the client reads nothing; but behind the exit code when it does. */
+/* A stream ends at once, even when the client reads nothing; a sentinel has ended already. */
 static void report_exit(struct ff_server *server, struct ff_child *child)
 {
     struct ff_connection *owner = child->owner;

@@ -357,6 +357,45 @@ static void test_held_fds(void)
     CHECK_INT(close(held[0]), 0);
 }
 
+/* The read end of the sentinel of a child that is about to be reaped, or -1. */
+static int watched = -1;
+static int reaps;
+
+pid_t __real_wait4(pid_t pid, int *status, int options, struct rusage *usage);
+pid_t __wrap_wait4(pid_t pid, int *status, int options, struct rusage *usage);
+
+pid_t __wrap_wait4(pid_t pid, int *status, int options, struct rusage *usage)
+{
+    CHECK(watched < 0 || is_readable(watched));
+    reaps++;
+    return __real_wait4(pid, status, options, usage);
+}
+
+/* Who looks at the sentinel before a signal never sends it to another process that has got the pid. */
+static void test_sentinel_ends_before_its_pid_is_free(void)
+{
+    struct ff_children children = {.count = 0};
+    int gate[2];
+    int held[2];
+    pid_t pid;
+
+    make_pipe(gate);
+    make_pipe(held);
+    pid = fork_waiting(gate, 3);
+    add(&children, pid, 1)->held_fd = held[1];
+    watched = held[0];
+    reaps = 0;
+    CHECK(ff_children_reap_each(&children) == NULL);
+    CHECK(!is_readable(held[0]));
+    CHECK_INT(reaps, 0);
+    close_both(gate);
+    await_zombie(pid);
+    check_reaped(&children, 1, 3);
+    CHECK_INT(reaps, 1);
+    watched = -1;
+    CHECK_INT(close(held[0]), 0);
+}
+
 int main(void)
 {
     RUN(test_exit_codes);
@@ -373,5 +412,6 @@ int main(void)
     RUN(test_one_bucket);
     RUN(test_disown);
     RUN(test_held_fds);
+    RUN(test_sentinel_ends_before_its_pid_is_free);
     return 0;
 }
