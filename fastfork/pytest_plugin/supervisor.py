@@ -325,10 +325,12 @@ class Supervisor:
         pid, status = os.waitpid(self._root_pid, os.WNOHANG)
         if not pid:
             return
-        while self._receive_one():
-            pass
         self._root_has_ended()
         self._end_orphans()
+        while (
+            self._receive_one()
+        ):  # what they have told to the last: their slots are given to others from now on
+            pass
         root = self._drivers[0]
         if not root.is_ending or status != 0:
             self._mourn(root, status)
