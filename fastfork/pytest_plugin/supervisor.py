@@ -327,10 +327,7 @@ class Supervisor:
             return
         self._root_has_ended()
         self._end_orphans()
-        while (
-            self._receive_one()
-        ):  # what they have told to the last: their slots are given to others from now on
-            pass
+        self._receive_all()  # what they have told to the last: their slots are given to others from now on
         root = self._drivers[0]
         if not root.is_ending or status != 0:
             self._mourn(root, status)
@@ -351,13 +348,10 @@ class Supervisor:
 
     def _receive(self, block: bool) -> None:
         """Take the news that there are; wait for some, if there are none. However many come, look around meanwhile."""
-        received = False
-        while self._receive_one():
-            received = True
+        received = self._receive_all()
         if block and not received:
             self._poll.poll(_LOOK_AROUND * 1000)
-            while self._receive_one():
-                received = True
+            received = self._receive_all()
         if not received or time.monotonic() >= self._next_look:
             self._look_around()
 
@@ -366,6 +360,13 @@ class Supervisor:
         self._next_look = time.monotonic() + _LOOK_AROUND
         self._look_at_root()
         self._look_at_clock()
+
+    def _receive_all(self) -> bool:
+        """Take the news that there are; whether there were any."""
+        received = False
+        while self._receive_one():
+            received = True
+        return received
 
     def _receive_one(self) -> bool:
         try:
@@ -442,6 +443,11 @@ class Supervisor:
         """Let the results of a test be shown: what was to be torn down after it has been, or has gone."""
         if index in driver.holds:
             driver.holds.discard(index)
+            self.results[index].holds -= 1
+
+    def _release_lost(self, driver: Driver) -> None:
+        """Let those results be shown that waited for what a template will not tear down any more."""
+        for index in driver.lose_holds():
             self.results[index].holds -= 1
 
     def _test_not_forked(self, note: wire.Note) -> None:
@@ -532,8 +538,7 @@ class Supervisor:
     def _forget_template(self, driver: Driver) -> None:
         """Have a driver begin anew, with another template; what the last one had set up is not torn down."""
         driver.forget_template()
-        for index in driver.lose_holds():
-            self.results[index].holds -= 1
+        self._release_lost(driver)
 
     def _lose(self, task: Task, how: str) -> None:
         if task.is_test and not task.ended and not task.reason and self._may_repeat(task):
@@ -576,8 +581,7 @@ class Supervisor:
         for index in driver.rest():
             self._fail(index, reason)
         driver.abandon()
-        for index in driver.lose_holds():
-            self.results[index].holds -= 1
+        self._release_lost(driver)
 
     # Time
 
