@@ -229,7 +229,9 @@ class FastForkContext(context.BaseContext):
     def _check_available(self) -> None:
         if not is_supported():
             raise ValueError("fastfork start method not available")
-        context.Process.start = _start_as_chosen  # type: ignore[assignment,method-assign]
+        # Once: a class that is changed forgets what it has cached, in each child anew.
+        if context.Process.start is not _start_as_chosen:
+            context.Process.start = _start_as_chosen  # type: ignore[assignment,method-assign]
 
 
 _MAX_SPARES = 16
