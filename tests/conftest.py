@@ -126,11 +126,14 @@ def programs(tmp_path):
 
 @pytest.fixture
 def ask(ctx):
-    """Run a function of `support.targets` that sends one answer, in a process; return the answer."""
+    """Run a function of `support.targets` that sends one answer, in a process; return the answer.
 
-    def ask(target, *arguments, context=ctx):
+    What else is said of the process is for its class.
+    """
+
+    def ask(target, *arguments, context=ctx, **keywords):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=target, args=(sender, *arguments))
+        process = context.Process(target=target, args=(sender, *arguments), **keywords)
         process.start()
         sender.close()
         answer = receiver.recv()

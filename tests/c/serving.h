@@ -28,6 +28,17 @@ struct serving {
     struct sockaddr_un address;
 };
 
+/* To conclude with: a server that has no room for a client must not spin on its listener. */
+static inline void check_little_cpu_used(void)
+{
+    struct rusage usage;
+
+    CHECK_INT(getrusage(RUSAGE_SELF, &usage), 0);
+    CHECK(usage.ru_utime.tv_sec == 0 && usage.ru_stime.tv_sec == 0);
+    CHECK(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec < 200000);
+    check_no_child();
+}
+
 static inline int make_listener(struct sockaddr_un *ret_address)
 {
     char directory[] = "/tmp/ff-test-XXXXXX";

@@ -13,16 +13,6 @@ static int end_as_told(const struct ff_request *request)
     return request->payload[0];
 }
 
-static void check_little_cpu_used(void)
-{
-    struct rusage usage;
-
-    CHECK_INT(getrusage(RUSAGE_SELF, &usage), 0);
-    CHECK(usage.ru_utime.tv_sec == 0 && usage.ru_stime.tv_sec == 0);
-    CHECK(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec < 200000);
-    check_no_child();
-}
-
 static const struct service frugal = {.child = end_as_told, .conclude = check_little_cpu_used};
 
 static void start_full_server(struct serving *serving, int socks[FF_MAX_CLIENTS])

@@ -1373,17 +1373,6 @@ static void test_pidfd_without_room(void)
     stop_server(&serving);
 }
 
-/* A server that has no descriptor for a client must not spin on its listener. */
-static void check_little_cpu_used(void)
-{
-    struct rusage usage;
-
-    CHECK_INT(getrusage(RUSAGE_SELF, &usage), 0);
-    CHECK(usage.ru_utime.tv_sec == 0 && usage.ru_stime.tv_sec == 0);
-    CHECK(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec < 200000);
-    check_no_child();
-}
-
 /* Those for whom there is no room wait, whatever they do, and come in as soon as another one leaves. */
 static void test_no_room_for_clients(void)
 {

@@ -453,13 +453,13 @@ time.sleep(600)
 """A process, one of its own, and one whose parent has ended."""
 
 CALLS_FOR_A_TREE = {
-    "kill": (
-        BRIEFLY,
-        set(),
-    ),  # nothing else reaches the process that the server has forked: it is tried again
-    "opendir": (BRIEFLY, set()),  # nothing else tells who is below it: it is tried again
-    "pidfd_open": (ALWAYS, {errno.ESRCH}),  # signals go by pid then, as on an old kernel
-    "pidfd_send_signal": (ALWAYS, {errno.ESRCH}),  # likewise
+    # Nothing else reaches the process that the server has forked: it is tried again.
+    "kill": (BRIEFLY, set()),
+    # Nothing else tells who is below it: it is tried again.
+    "opendir": (BRIEFLY, set()),
+    # Signals go by pid then, as on an old kernel.
+    "pidfd_open": (ALWAYS, {errno.ESRCH}),
+    "pidfd_send_signal": (ALWAYS, {errno.ESRCH}),
 }
 """How often each fails, and what the kernel says only of those who have died."""
 

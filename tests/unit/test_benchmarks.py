@@ -16,18 +16,7 @@ from fastfork.bench.progress import Progress
 from fastfork.bench.report import Figures, Report
 from fastfork.bench.rivals import RIVALS, Rival, by_name
 from fastfork.bench.runner import Plan, Samples, Usage
-
-ENVIRONMENT = environment.Environment(
-    date="2030-01-02 03:04 UTC",
-    system="Linux",
-    kernel="6.1.0",
-    machine="x86_64",
-    cpu="A CPU",
-    cores=4,
-    thp="madvise",
-    python="CPython 3.13.0",
-    fastfork="1.0",
-)
+from support.bench import ENVIRONMENT
 
 FLOOR = Figures("floor", "floor", 100, median_s=0.0005, p99_s=0.0007, sequence_rate=1900.0)
 FASTFORK = Figures(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
 import pytest
-from fastfork.bench import environment, main
+from fastfork.bench import main
 from fastfork.bench.errors import BenchError
 from fastfork.bench.goals import experiments, heap, levers, plan, plot, result, rows, table
 from fastfork.bench.goals.figures import FIGURES, Found
 from fastfork.bench.rivals import FASTFORK, by_name
+from support.bench import ENVIRONMENT
 
 from fastfork.levers import LEVERS
 
@@ -27,17 +29,7 @@ NAMES = ["start-forkserver", "start-tuned", "start-fork", "faults", "crowd"]
 
 def of(python="3.13.0", kind=result.GOALS, names=NAMES, values=VALUES):
     """Return a run, made up."""
-    surroundings = environment.Environment(
-        date="2030-01-02 03:04 UTC",
-        system="Linux",
-        kernel="6.1.0",
-        machine="x86_64",
-        cpu="A CPU",
-        cores=4,
-        thp="madvise",
-        python=f"CPython {python}",
-        fastfork="1.0",
-    )
+    surroundings = replace(ENVIRONMENT, python=f"CPython {python}")
     return result.Result(surroundings, kind, list(names), Found(values, ["a remark"]))
 
 
