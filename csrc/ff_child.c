@@ -199,15 +199,17 @@ static pid_t peek_dead(void)
 
 /* waitpid(-1) would also take the exit status of a subprocess that a preloaded module started. So look
  * before reaping; only while such a stranger's corpse stands in front is each child asked by itself. */
-struct ff_child *ff_children_reap(struct ff_children *children)
+struct ff_child *ff_children_reap(struct ff_children *children, pid_t likely)
 {
     struct ff_child *dead = NULL;
     struct ff_child **tail = &dead;
+    struct ff_child **link = find(children, likely);
     pid_t pid;
 
+    if (link != NULL && reap_one(children, *link))
+        tail = move(children, link, tail);
     while (children->count > 0 && (pid = peek_dead()) != 0) {
-        struct ff_child **link = find(children, pid);
-
+        link = find(children, pid);
         if (link == NULL || !reap_one(children, *link)) {
             tail = reap_all(children, tail);
             break;

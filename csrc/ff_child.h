@@ -67,8 +67,9 @@ void ff_children_disown(struct ff_children *children, const struct ff_connection
 /* Go on killing the doomed ones, a few at a time, those below them first. They are reaped as all others. */
 void ff_children_kill_doomed(struct ff_children *children);
 
-/* Reap the dead ones: they leave the table as a list. No other child of the process is touched. */
-struct ff_child *ff_children_reap(struct ff_children *children);
+/* Reap the dead ones: they leave the table as a list. No other child of the process is touched. The kernel goes through
+ * all children to find one that is dead, but not to tell whether this one is: so a pid that is likely to be dead, or -1. */
+struct ff_child *ff_children_reap(struct ff_children *children, pid_t likely);
 
 /* The same, but each child is asked for by itself: that finds those that somebody else has reaped. */
 struct ff_child *ff_children_reap_each(struct ff_children *children);

@@ -7,13 +7,14 @@
 #define FF_LOOP_H
 
 #include <signal.h>
-#include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "ff_abi.h"
 
-#define FF_LOOP_BATCH 64  /* events taken at once */
-#define FF_LOOP_MAX_FDS 4 /* descriptors that a loop itself holds */
+#define FF_LOOP_BATCH 64   /* events taken at once */
+#define FF_LOOP_MAX_FDS 4  /* descriptors that a loop itself holds */
+#define FF_SOME_CHILD (-1) /* in place of a pid */
 
 enum ff_interest {
     FF_READABLE = 1, /* or at its end, or broken */
@@ -31,9 +32,10 @@ struct ff_loop;
 struct ff_loop_backend {
     /* Watch fd for interest (0: no longer), known by its tag. */
     int (*watch)(struct ff_loop *loop, int fd, unsigned interest, void *tag);
-    /* Wait; the number of events, or -EINTR on a signal. ret_child_died: a child of this process may have died. */
+    /* Wait; the number of events, or -EINTR on a signal. ret_died: a child of this process that may have died, others
+     * perhaps with it; FF_SOME_CHILD where it is not known which; 0 where none has. */
     int (*wait)(struct ff_loop *loop, int timeout_ms, struct ff_loop_event events[FF_LOOP_BATCH],
-                bool *ret_child_died);
+                pid_t *ret_died);
     /* The loop's own descriptors: how many. */
     size_t (*own_fds)(const struct ff_loop *loop, int ret_fds[FF_LOOP_MAX_FDS]);
     /* Put the signals back as they were before, close the descriptors, free the memory. */

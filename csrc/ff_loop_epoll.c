@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 
@@ -54,36 +55,39 @@ static int watch(struct ff_loop *base, int fd, unsigned interest, void *tag)
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
-/* Both sources of SIGCHLD carry the loop itself as their tag: empty them and tell them from the others. */
-static void drain_signals(struct epoll_loop *loop)
+/* Both sources of SIGCHLD carry the loop itself as their tag. Empty them: what ret_died is to be. */
+static pid_t drain_signals(struct epoll_loop *loop)
 {
-    struct signalfd_siginfo infos[8];
+    struct signalfd_siginfo info;
+    pid_t died = FF_SOME_CHILD;
 
     if (loop->signal_fd >= 0)
-        while (read(loop->signal_fd, infos, sizeof infos) > 0)
-            continue;
+        while (read(loop->signal_fd, &info, sizeof info) > 0)
+            died = (pid_t)info.ssi_pid;
     ff_signals_drain(&loop->signals);
+    return died;
 }
 
 static int wait_events(struct ff_loop *base, int timeout_ms, struct ff_loop_event events[FF_LOOP_BATCH],
-                       bool *ret_child_died)
+                       pid_t *ret_died)
 {
     struct epoll_loop *loop = of(base);
     struct epoll_event ready[FF_LOOP_BATCH];
     int count = epoll_wait(loop->epoll_fd, ready, FF_LOOP_BATCH, timeout_ms);
+    bool has_signal = false;
     int kept = 0;
 
-    *ret_child_died = false;
+    *ret_died = 0;
     if (count < 0)
         return -errno;
     for (int i = 0; i < count; i++) {
         if (ready[i].data.ptr == loop)
-            *ret_child_died = true;
+            has_signal = true;
         else
             events[kept++] = (struct ff_loop_event){ready[i].data.ptr, from_epoll(ready[i].events)};
     }
-    if (*ret_child_died)
-        drain_signals(loop);
+    if (has_signal)
+        *ret_died = drain_signals(loop);
     return kept;
 }
 

@@ -111,17 +111,17 @@ static int collect(struct poll_loop *loop, struct ff_loop_event events[FF_LOOP_B
 }
 
 static int wait_events(struct ff_loop *base, int timeout_ms, struct ff_loop_event events[FF_LOOP_BATCH],
-                       bool *ret_child_died)
+                       pid_t *ret_died)
 {
     struct poll_loop *loop = of(base);
     int ready = poll(loop->polled, (nfds_t)loop->count, timeout_ms);
 
-    *ret_child_died = false;
+    *ret_died = 0;
     if (ready < 0)
         return -errno;
     if (loop->polled[0].revents != 0) {
         ff_signals_drain(&loop->signals);
-        *ret_child_died = true;
+        *ret_died = FF_SOME_CHILD;
     }
     return collect(loop, events);
 }

@@ -887,9 +887,9 @@ static bool serve_client(struct ff_server *server, struct ff_connection *connect
 
 /* ---- deaths ---- */
 
-static void reap_children(struct ff_server *server)
+static void reap_children(struct ff_server *server, pid_t died)
 {
-    report_dead(server, ff_children_reap(&server->children));
+    report_dead(server, ff_children_reap(&server->children, died));
     if (server->children.is_suspicious && server->next_check == 0)
         server->next_check = ff_seconds_now() + 1e-3 * SUSPICION_MS;
 }
@@ -1063,12 +1063,12 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
 {
     struct ff_loop_event events[FF_LOOP_BATCH];
     bool is_last_look = may_leave(server);
-    bool child_died;
+    pid_t died;
     int count;
 
     if (may_fork_spare(server))
         sched_yield(); /* whoever has just been answered may go on first */
-    count = server->loop->backend->wait(server->loop, choose_timeout(server), events, &child_died);
+    count = server->loop->backend->wait(server->loop, choose_timeout(server), events, &died);
 
     if (count == -EINTR)
         return 0;
@@ -1083,8 +1083,8 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
     for (int i = 0; i < count; i++)
         if (serve_event(server, &events[i], ret_request))
             return FF_SERVED_CHILD;
-    if (child_died)
-        reap_children(server);
+    if (died != 0)
+        reap_children(server, died);
     look_for_lost(server);
     look_at_handed(server);
     drop_gone_clients(server);
@@ -1093,9 +1093,9 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
         return FF_SERVED_CHILD;
     kill_doomed(server);
     ff_spares_check_quiet(&server->spares);
-    if (count == 0 && !child_died && may_fork_spare(server) && fork_spare(server))
+    if (count == 0 && died == 0 && may_fork_spare(server) && fork_spare(server))
         return FF_SERVED_SPARE;
-    server->done = is_last_look && count == 0 && !child_died;
+    server->done = is_last_look && count == 0 && died == 0;
     return 0;
 }
 
@@ -1123,7 +1123,7 @@ static int start(struct ff_server *server)
     resume_listener(server);
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next)
         watch_again(server, other);
-    reap_children(server); /* those that died while nobody served */
+    reap_children(server, FF_SOME_CHILD); /* those that died while nobody served */
     return error;
 }
 

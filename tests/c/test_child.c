@@ -53,7 +53,7 @@ static struct ff_child *add(struct ff_children *children, pid_t pid, uint32_t re
 /* Exactly one has been reaped, and which. */
 static void check_reaped(struct ff_children *children, uint32_t request_id, int exit_code)
 {
-    struct ff_child *child = ff_children_reap(children);
+    struct ff_child *child = ff_children_reap(children, -1);
 
     CHECK(child != NULL && child->next == NULL);
     CHECK_INT(child->request_id, request_id);
@@ -102,7 +102,7 @@ static void test_usage(void)
 
     add(&children, pid, 1);
     await_zombie(pid);
-    child = ff_children_reap(&children);
+    child = ff_children_reap(&children, -1);
     CHECK(child != NULL);
     CHECK_INT(child->exit_code, 0);
     CHECK((size_t)child->usage.ru_maxrss >= size / 1024);
@@ -113,7 +113,7 @@ static void test_nobody_to_reap(void)
 {
     struct ff_children children = {.count = 0};
 
-    CHECK(ff_children_reap(&children) == NULL);
+    CHECK(ff_children_reap(&children, -1) == NULL);
 }
 
 static void test_live_ones_stay(void)
@@ -131,7 +131,7 @@ static void test_live_ones_stay(void)
     await_zombie(dead);
     check_reaped(&children, 2, 3);
     CHECK_INT(children.count, 1);
-    CHECK(ff_children_reap(&children) == NULL);
+    CHECK(ff_children_reap(&children, -1) == NULL);
     close_both(gate);
     await_zombie(waiting);
     check_reaped(&children, 1, 4);
@@ -149,7 +149,7 @@ static void test_many_at_once(void)
     }
     for (int i = 0; i < 30; i++)
         await_zombie(pids[i]);
-    for (struct ff_child *child = ff_children_reap(&children); child != NULL; reaped++) {
+    for (struct ff_child *child = ff_children_reap(&children, -1); child != NULL; reaped++) {
         struct ff_child *next = child->next;
 
         CHECK_INT(child->exit_code, child->request_id);
@@ -158,6 +158,34 @@ static void test_many_at_once(void)
     }
     CHECK_INT(reaped, 30);
     CHECK_INT(children.count, 0);
+}
+
+/* The likely one comes first if it is dead, and the others are found all the same. */
+static void test_likely_one_first(void)
+{
+    struct ff_children children = {.count = 0};
+    struct ff_child *dead;
+    int gate[2];
+    pid_t pids[3];
+
+    make_pipe(gate);
+    for (uint32_t i = 0; i < 3; i++) {
+        pids[i] = fork_waiting(i == 2 ? gate : NULL, (int)i);
+        add(&children, pids[i], i);
+    }
+    await_zombie(pids[0]);
+    await_zombie(pids[1]);
+    dead = ff_children_reap(&children, pids[1]);
+    CHECK(dead != NULL && dead->next != NULL && dead->next->next == NULL);
+    CHECK_INT(dead->request_id, 1);
+    CHECK_INT(dead->next->request_id, 0);
+    ff_child_free(dead->next);
+    ff_child_free(dead);
+    CHECK(ff_children_reap(&children, pids[2]) == NULL);
+    CHECK_INT(children.count, 1);
+    close_both(gate);
+    await_zombie(pids[2]);
+    check_reaped(&children, 2, 2);
 }
 
 /* A subprocess of a preloaded module keeps its exit status, whether it died before our child or after it. */
@@ -172,7 +200,7 @@ static void check_stranger_is_left(bool stranger_first)
     await_zombie(first);
     await_zombie(second);
     check_reaped(&children, 7, 3);
-    CHECK(ff_children_reap(&children) == NULL);
+    CHECK(ff_children_reap(&children, -1) == NULL);
     CHECK_INT(WEXITSTATUS(await_status(stranger)), 5);
 }
 
@@ -236,7 +264,7 @@ static void test_lost_beside_live(void)
     CHECK_INT(WEXITSTATUS(await_status(lost)), 3);
     close_both(gate);
     await_zombie(waiting);
-    dead = ff_children_reap(&children);
+    dead = ff_children_reap(&children, -1);
     CHECK(dead != NULL && dead->next != NULL && dead->next->next == NULL);
     CHECK_INT(dead->exit_code, 4);
     CHECK_INT(dead->next->exit_code, FF_EXIT_CODE_LOST);
@@ -260,7 +288,7 @@ static void test_lost_beside_live_at_once(void)
     add(&children, lost, 2);
     CHECK(!children.is_suspicious);
     CHECK_INT(WEXITSTATUS(await_status(lost)), 3);
-    CHECK(ff_children_reap(&children) == NULL);
+    CHECK(ff_children_reap(&children, -1) == NULL);
     CHECK(children.is_suspicious);
     dead = ff_children_reap_each(&children);
     CHECK(dead != NULL && dead->next == NULL);
@@ -309,7 +337,7 @@ static void test_one_bucket(void)
     for (uint32_t i = 0; i < 3; i++)
         add(&children, (pid_t)(0x7f000000 + i * FF_CHILD_BUCKETS), i);
     CHECK_INT(children.count, 3);
-    for (struct ff_child *child = ff_children_reap(&children); child != NULL; reaped++) {
+    for (struct ff_child *child = ff_children_reap(&children, -1); child != NULL; reaped++) {
         struct ff_child *next = child->next;
 
         CHECK_INT(child->exit_code, FF_EXIT_CODE_LOST);
@@ -403,6 +431,7 @@ int main(void)
     RUN(test_nobody_to_reap);
     RUN(test_live_ones_stay);
     RUN(test_many_at_once);
+    RUN(test_likely_one_first);
     RUN(test_strangers_are_left);
     RUN(test_several_behind_a_stranger);
     RUN(test_lost);

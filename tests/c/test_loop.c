@@ -26,9 +26,9 @@ static void watch(struct ff_loop *loop, int fd, unsigned interest, void *tag)
 
 static int wait_for(struct ff_loop *loop, int timeout_ms, struct ff_loop_event events[FF_LOOP_BATCH])
 {
-    bool child_died;
+    pid_t died;
 
-    return loop->backend->wait(loop, timeout_ms, events, &child_died);
+    return loop->backend->wait(loop, timeout_ms, events, &died);
 }
 
 /* Exactly one event, and which. */
@@ -228,23 +228,25 @@ static pid_t fork_exiting(void)
 }
 
 /* The loop may tell of a death when there is none, but never the other way round. */
-static void await_death(struct ff_loop *loop)
+static pid_t await_death(struct ff_loop *loop)
 {
     struct ff_loop_event events[FF_LOOP_BATCH];
-    bool child_died = false;
+    pid_t died = 0;
 
-    while (!child_died) {
-        int count = loop->backend->wait(loop, DEADLINE_MS, events, &child_died);
+    while (died == 0) {
+        int count = loop->backend->wait(loop, DEADLINE_MS, events, &died);
 
         CHECK(count == 0 || count == -EINTR); /* the handler of SIGCHLD may interrupt */
     }
+    return died;
 }
 
 static void check_death_is_told(struct ff_loop *loop)
 {
     pid_t pid = fork_exiting();
+    pid_t died = await_death(loop);
 
-    await_death(loop);
+    CHECK(died == pid || died == FF_SOME_CHILD);
     CHECK_INT(waitpid(pid, NULL, 0), pid);
 }
 
@@ -263,7 +265,7 @@ static void test_death_beside_event(void)
     struct ff_loop *loop = open_loop();
     struct ff_loop_event events[FF_LOOP_BATCH];
     siginfo_t info;
-    bool child_died;
+    pid_t died;
     int ends[2];
     pid_t pid;
 
@@ -273,8 +275,8 @@ static void test_death_beside_event(void)
     pid = fork_exiting();
     CHECK_INT(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
     do
-        CHECK_INT(loop->backend->wait(loop, DEADLINE_MS, events, &child_died), 1);
-    while (!child_died);
+        CHECK_INT(loop->backend->wait(loop, DEADLINE_MS, events, &died), 1);
+    while (died == 0);
     CHECK(events[0].tag == ends);
     CHECK_INT(waitpid(pid, NULL, 0), pid);
     loop->backend->close(loop);
