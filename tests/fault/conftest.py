@@ -174,6 +174,15 @@ def server():
     standard.kill()
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests of the default backend in a run of another one: they would be the same again."""
+    if "FASTFORK_BACKEND" not in os.environ:
+        return
+    left_out = [item for item in items if "with_epoll" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True)
 def _only_where_it_applies(request):
     """Skip what asks for fastfork's own interface when the standard library is looked at."""
@@ -209,6 +218,7 @@ def faults(library, tmp_path, monkeypatch):
 
 @pytest.fixture
 def with_epoll(monkeypatch):
+    """The backend that is chosen by default. Tests of it are left out where all others are to be of another one."""
     monkeypatch.delenv("FASTFORK_BACKEND", raising=False)
 
 
