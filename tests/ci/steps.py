@@ -24,15 +24,20 @@ CFLAGS = "-O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wformat=2 -Wswitch-enu
 
 FAULTS_AND_STRESS = ("tests/fault", "tests/stress")
 
+# What depends on their versions, too, is seen on the oldest and the newest Python.
+WITH_OTHER_PACKAGES = (
+    "tests/integration/test_dask.py",
+    "tests/integration/test_joblib.py",
+    "tests/integration/test_third_party.py",
+)
+
 # The longest of what is the same whatever waits for events: it is about what happens before there are any, about what
 # is made of fastfork, or about the tests themselves. What a preload does with signals, timers and processes is not the
 # same: each backend hears of these in its own way.
 APART_FROM_EVENTS = (
+    *WITH_OTHER_PACKAGES,
     "tests/fault/test_table.py",
-    "tests/integration/test_dask.py",
-    "tests/integration/test_joblib.py",
     "tests/integration/test_readme.py",
-    "tests/integration/test_third_party.py",
     "tests/stress/test_many_starts.py",
     "tests/unit/test_preload.py",
 )
@@ -91,7 +96,7 @@ class Place:
 
 def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) -> list[Step]:
     """Return the steps for `interpreters`, oldest first; `tools` is the one that runs the checkers."""
-    oldest, newest = interpreters[0], interpreters[-1]
+    oldest, newest, between = interpreters[0], interpreters[-1], interpreters[1:-1]
     carriers = [item for item in interpreters if item.carries_suites]
     return [
         Step("build", partial(build, place, oldest)),
@@ -109,8 +114,8 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
         *([compat_step(place, carriers[-1], plain=True)] if carriers else []),
         pytest_step(place, oldest),
         *([pytest_step(place, newest)] if oldest != newest else []),
-        pytest_step(place, newest, backend="poll"),
-        *(integration_step(place, item) for item in interpreters[1:-1]),
+        pytest_step(place, (between or interpreters)[0], backend="poll"),
+        *(integration_step(place, item) for item in between[1:]),
         plugin_step(place, newest, (PYTEST_PLUGIN,)),
         *([plugin_step(place, oldest, PYTEST_PLUGIN_ON_OLDEST)] if oldest != newest else []),
         Step("tools", partial(install_tools, place, tools), ["build"]),
@@ -198,7 +203,8 @@ def pytest_step(place: Place, interpreter: Interpreter, backend: str = "") -> St
 
 def integration_step(place: Place, interpreter: Interpreter) -> Step:
     """Return the step that runs whole programs: all that there is time for between the oldest and the newest Python."""
-    return _pytest_step("integration", ("tests/integration",), place, interpreter, backend="")
+    left_out = [f"--ignore={tests}" for tests in WITH_OTHER_PACKAGES]
+    return _pytest_step("integration", ("tests/integration", *left_out), place, interpreter, backend="")
 
 
 def fault_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:

@@ -2,6 +2,7 @@
 
     python -m tests.fault.repeat --times 50 --at-once 5
     FASTFORK_BACKEND=poll python -m tests.fault.repeat --times 10 tests/fault/test_races.py
+    python -m tests.fault.repeat --at-once 2 -- tests/fault --ignore=tests/fault/test_table.py
 
 The runs are each other's load. Each has its own temporary folder, and nothing of it is left. The log of a run in which
 a test fails is kept.
@@ -50,7 +51,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("tests", nargs="*", default=[TESTS], help="what pytest is to run, and its options")
+    parser.add_argument(
+        "tests", nargs="*", default=[TESTS], help="what pytest is to run, and, after --, its options"
+    )
     parser.add_argument("--times", type=int, default=50, metavar="N", help="runs in all")
     parser.add_argument("--at-once", type=int, default=5, metavar="N", help="runs side by side")
     parser.add_argument("--python", default=sys.executable, metavar="EXE", help="with pytest and fastfork")
