@@ -242,8 +242,6 @@ STEPS = [
 ]
 """Of a request that is the first one of its client."""
 
-STEPS_OF_EACH_SIGNAL = ["before message 2 of the challenge", "amid the request", "after the request"]
-
 
 @contextlib.contextmanager
 def at(step, action):
@@ -321,13 +319,8 @@ LONG = bytes(60_000)
 """More than what is on its way of a request amid it."""
 
 
-@pytest.mark.parametrize(
-    ("number", "step"),
-    [
-        *((signal.SIGKILL, step) for step in STEPS),
-        *((number, step) for number in KILLING[1:] for step in STEPS_OF_EACH_SIGNAL),
-    ],
-)
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("number", KILLING)
 def test_a_server_that_dies_at_a_step_of_a_request(server, live, number, step):
     before = server.pid
     forget_connection()
