@@ -95,13 +95,15 @@ static int is_live_child(pid_t pid, pid_t parent)
     return process.parent == parent && !is_dead(&process);
 }
 
-/* Some kernels are built without these files. */
+/* Some kernels are built without these files, and /proc may be missing or shut. What is wrong for a while, memory that
+ * lacks, does not say so: then looking for the children fails too, and is tried again. */
 static bool can_list_children(void)
 {
     char path[PATH_SIZE];
 
     snprintf(path, sizeof path, "/proc/self/task/%ld/children", (long)syscall(SYS_gettid));
-    return access(path, R_OK) == 0;
+    return access(path, R_OK) == 0 ||
+           (errno != ENOENT && errno != ENOTDIR && errno != EACCES && errno != EPERM);
 }
 
 /* Call visit(pid, tid, arg) for each thread of a process until it returns false: whether it never did, or -errno where

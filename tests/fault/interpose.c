@@ -15,6 +15,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -179,7 +180,10 @@ INTERPOSE(int, memfd_create, (const char *name, unsigned flags), (name, flags))
 INTERPOSE(int, mkdir, (const char *path, mode_t mode), (path, mode))
 INTERPOSE(int, rename, (const char *from, const char *to), (from, to))
 INTERPOSE(int, chmod, (const char *path, mode_t mode), (path, mode))
+INTERPOSE(int, access, (const char *path, int mode), (path, mode))
 INTERPOSE_RETURNING(NULL, "opendir", DIR *, opendir, (const char *path), (path))
+INTERPOSE_RETURNING(NULL, "readdir", struct dirent *, readdir, (DIR * folder), (folder))
+INTERPOSE_RETURNING(NULL, "fopen", FILE *, fopen, (const char *path, const char *mode), (path, mode))
 INTERPOSE(int, getentropy, (void *bytes, size_t size), (bytes, size))
 INTERPOSE(int, getrlimit, (__rlimit_resource_t resource, struct rlimit *limit), (resource, limit))
 INTERPOSE_AS("getrlimit", int, getrlimit64, (__rlimit_resource_t resource, struct rlimit64 *limit),
