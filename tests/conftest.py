@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("support")
 
 from support import targets
+from support.control_groups import limited_memory
 from support.processes import MARK, descendants, descriptors, wait_until
 from support.programs import Programs
 
@@ -143,3 +144,16 @@ def ask(ctx):
         return answer
 
     return ask
+
+
+MEMORY = 256 << 20
+"""Bytes."""
+
+
+@pytest.fixture
+def memory_cgroup():
+    """What is to be written before a command so that it has 256 MiB of memory: the kernel kills what takes more."""
+    with limited_memory(MEMORY) as runner:
+        if runner is None:
+            pytest.skip("no control group for memory that this user may make")
+        yield runner

@@ -11,10 +11,10 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from support import targets
+from support.control_groups import control_group, hierarchies
 from support.processes import DEADLINE, PROC, descriptors, wait_until
 
 from .other_client import OtherClient
@@ -121,35 +121,12 @@ def exit_code_or_error(server, argument):
 @pytest.fixture
 def pids_cgroup():
     """A control group that limits how many processes there are: a folder of its file system."""
-    path = next(filter(None, map(make_pids_cgroup, pids_hierarchies())), None)
-    if path is None:
-        pytest.skip("no control group for pids that this user may make")
-    yield path
-    (path.parent / "cgroup.procs").write_text(str(os.getpid()))
-    for pid in (path / "cgroup.procs").read_text().split():
-        (path.parent / "cgroup.procs").write_text(pid)
-    path.rmdir()
-
-
-def pids_hierarchies():
-    """Yield the roots of this machine's hierarchies of control groups that may limit pids."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, path, kind, options, *_ = line.split()
-        if kind == "cgroup2" or (kind == "cgroup" and "pids" in options.split(",")):
-            yield Path(path)
-
-
-def make_pids_cgroup(root):
-    """Make a group below `root`; None where that is not possible, or it has no limit for pids."""
-    path = root / f"fastfork-tests-{os.getpid()}"
-    try:
-        path.mkdir()
-    except OSError:
-        return None
-    if (path / "pids.max").exists():
-        return path
-    path.rmdir()
-    return None
+    for root in hierarchies("pids"):
+        with control_group(root, [("pids.max", "max")]) as path:
+            if path is not None:
+                yield path
+                return
+    pytest.skip("no control group for pids that this user may make")
 
 
 @pytest.mark.fault("The server's control group is full")

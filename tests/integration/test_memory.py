@@ -288,6 +288,59 @@ def changed_setting(wanted):
             SETTING.write_text(before)
 
 
+NEARLY_ALL = """
+    import fastfork
+    import most
+    from pages import MIB, huge_kilobytes
+    from most import take
+
+    if __name__ == "__main__":
+        context = fastfork.get_context(preload=["most"])
+        template = fastfork.forkserver._forkserver
+
+        def exit_codes(target, *arguments, count=1):
+            processes = [context.Process(target=target, args=arguments) for _ in range(count)]
+            fastfork.start_all(processes)
+            for process in processes:
+                process.join()
+            return {process.exitcode for process in processes}
+
+        assert exit_codes(sum, [1], count=8) == {0}
+        pid = template._forkserver_pid
+        assert exit_codes(take, 1024 * MIB) == {-9}
+        assert exit_codes(sum, [1], count=8) == {0}
+        assert template._forkserver_pid == pid
+        print(huge_kilobytes(pid))
+"""
+
+MOST_OF_THE_MEMORY = """
+    import os, sys
+
+    def resident():
+        with open("/proc/self/statm") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def take(size):
+        return b"x" * size
+
+    records = []
+    while "fastfork.template" in sys.modules and resident() < 200 << 20:
+        records.extend((number, str(number)) for number in range(1000))
+"""
+
+
+@pytest.mark.parametrize("disabled", ["", "huge"])
+def test_a_large_heap_where_memory_is_limited(programs, memory_cgroup, disabled):
+    """Moving 200 MiB into huge pages takes no more than there is, and who takes too much is the one that is killed."""
+    programs.write("pages.py", HUGE_PAGES)
+    programs.write("most.py", MOST_OF_THE_MEMORY)
+    program = programs.write("program.py", NEARLY_ALL)
+    command = [*memory_cgroup, sys.executable, str(program)]
+    outcome = programs.command(*command, environment={"FASTFORK_DISABLE": disabled})
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert int(outcome.stdout) > 20_000 or disabled or NONE_TO_BE_HAD, outcome.stdout
+
+
 ALLOCATE = """
     def allocate():
         kept = [[(i, str(i)), {i: float(i)}, bytes(i % 700)] for i in range(20000)]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import pytest
 
@@ -144,59 +141,3 @@ def project(tmp_path):
     folder = tmp_path / "project"
     folder.mkdir()
     return Project(folder)
-
-
-MEMORY = 256 << 20
-TOO_MUCH = f"b'x' * {4 * MEMORY}"
-# Of control groups' two versions; the limits of swap come last, as they include memory in the first one.
-MEMORY_LIMITS = (
-    ("memory.max", MEMORY),
-    ("memory.swap.max", 0),
-    ("memory.limit_in_bytes", MEMORY),
-    ("memory.memsw.limit_in_bytes", MEMORY),
-)
-
-
-@pytest.fixture
-def memory_cgroup():
-    """How to run a command in a control group whose memory is limited, and where the kernel kills what takes more."""
-    for path in _memory_cgroups():
-        runner = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(path)]
-        with _limited(path) as is_limited:
-            if is_limited and _is_killed([*runner, sys.executable, "-c", TOO_MUCH]):
-                yield runner
-                return
-    pytest.skip("no control group for memory that this user may make")
-
-
-def _is_killed(command):
-    return subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
-
-
-def _memory_cgroups():
-    """Yield control groups that do not exist, one for each hierarchy that may limit memory."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, path, kind, options, *_ = line.split()
-        if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
-            yield Path(path) / f"fastfork-tests-{os.getpid()}"
-
-
-@contextlib.contextmanager
-def _limited(path):
-    """Make a control group, and remove it in the end; whether it has any of the limits."""
-    with contextlib.suppress(OSError):
-        path.mkdir()
-    have_been_set = [_set(path / name, limit) for name, limit in MEMORY_LIMITS]
-    try:
-        yield any(have_been_set)
-    finally:
-        if path.exists():
-            path.rmdir()
-
-
-def _set(path, limit):
-    try:
-        path.write_text(str(limit))
-    except OSError:
-        return False
-    return True
