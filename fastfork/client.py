@@ -309,6 +309,7 @@ class Connection:
         self._posted: dict[int, int] = {}
         """Requests that nobody waits for yet, and the sizes of their payloads."""
         self._is_reset = False  # its end has come with the last request, if not more, unread
+        self._refusal: int | None = None  # why the server has ended it
         self._receiver = _native.Receiver()
         self._last_id = 0
         self._is_receiving = False
@@ -424,6 +425,8 @@ class Connection:
         answer = self._answers.pop(request_id, None)
         assert not isinstance(answer, int)
         if answer is None and self._broken:
+            if self._refusal is not None:
+                return _refusal(self._refusal)
             if self._is_reset and request_id == self._last_id:
                 return ServerGoneError(errno.ECONNRESET, "the fork server went away")
             return BrokenPipeError(
@@ -551,8 +554,8 @@ class Connection:
             self._is_receiving = was_receiving
 
     def _receive_and_pass_on(self, timeout: float | None) -> bool:
-        if self._broken:  # by a signal handler
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        if self._broken:  # by a signal handler, or another thread
+            raise self._why_it_is_over()
         try:
             frame = self._receiver.receive(self._sock, timeout)
         except InterruptedError:
@@ -565,8 +568,9 @@ class Connection:
         if frame is None:
             return False
         if frame.type == _native.FRAME_REFUSED:
+            self._refusal = frame.value
             self._break()
-            raise _refusal(frame.value)
+            raise self._why_it_is_over()
         # A signal handler that receives frames too, or raises, may come in anywhere here: each step can be repeated.
         if frame.type == _native.FRAME_EXITED:
             self._take_exit(frame)
@@ -574,6 +578,11 @@ class Connection:
             self._take_answer(frame)
         self._receiver.done(frame)
         return True
+
+    def _why_it_is_over(self) -> OSError:
+        if self._refusal is None:
+            return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        return _refusal(self._refusal)
 
     def _take_exit(self, frame: _native.Frame) -> None:
         child = self._children.get(frame.id)

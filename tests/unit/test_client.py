@@ -65,6 +65,22 @@ def fail_once(monkeypatch, owner, name, error):
     monkeypatch.setattr(owner, name, fail)
 
 
+def test_a_refusal_that_another_thread_received_is_told_to_who_has_posted(ctx, template):
+    """The one that waits for an exit, say: it is not concerned."""
+    run(ctx, 1)
+    connection = template._connection
+    os.kill(template._forkserver_pid, signal.SIGSTOP)
+    os.write(connection._sock, bytes(100))
+    posted = [connection.post(b"", []) for _ in range(2)]
+    os.kill(template._forkserver_pid, signal.SIGCONT)
+    wait_until(lambda: connection.take_frames() or connection.is_over())
+    told = connection.answer_to(posted[0])
+    with pytest.raises(ConnectionAbortedError, match="refused the request: not a fastfork frame") as raised:
+        connection.await_posted(posted[1])
+    assert (type(told), str(told)) == (ConnectionAbortedError, str(raised.value))
+    run(ctx, 2)
+
+
 # ---- signal handlers ----
 
 
