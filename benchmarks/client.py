@@ -84,4 +84,6 @@ def _variables(rival: Rival, sys_path: list[str]) -> dict[str, str]:
         variables["PYTHONPATH"] = os.pathsep.join([_PROGRAM, *sys_path])
     if rival.disabled is not None:
         variables["FASTFORK_DISABLE"] = rival.disabled
+    if rival.backend is not None:
+        variables["FASTFORK_BACKEND"] = rival.backend
     return variables

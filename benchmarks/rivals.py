@@ -16,7 +16,7 @@ class Rival:
 
     `share` is the part of the rounds that a slow rival runs, so that it does not take most of the time;
     `tuned` adds to the preload everything that a child would import by itself; `disabled` is for fastfork's
-    variable ``FASTFORK_DISABLE``, None for whatever it is.
+    variable ``FASTFORK_DISABLE``, None for whatever it is; `backend` for ``FASTFORK_BACKEND`` in the same way.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Rival:
     share: float = 1.0
     tuned: bool = False
     disabled: str | None = None
+    backend: str | None = None
 
 
 RIVALS = (

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from fastfork.levers import ALL, LEVERS
+from fastfork.levers import ALL
 
 from .. import environment
 from ..errors import BenchError
@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=ALL,
         metavar="NAME,...",
-        help="what each lever (default: all that FASTFORK_DISABLE knows) gives to fastfork's figures in these goals "
+        help="what each lever (default: all; {', '.join(levers.NAMES)}) gives to fastfork's figures in these goals "
         f"(default: {', '.join(_ROWS_OF_LEVERS)})",
     )
 
@@ -107,9 +107,9 @@ def _levers(options: argparse.Namespace, plan: Plan, progress: Progress) -> resu
 
 def _chosen_levers(text: str) -> list[str]:
     if text == ALL:
-        return list(LEVERS)
+        return list(levers.NAMES)
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in LEVERS:
-            raise BenchError(f"no lever is called {name!r}; there are: {', '.join(LEVERS)}")
+        if name not in levers.NAMES:
+            raise BenchError(f"no lever is called {name!r}; there are: {', '.join(levers.NAMES)}")
     return names

@@ -39,6 +39,8 @@ FIGURES = {
     "start": _micro("start(); join() of a no-op, median"),
     "start-p99": _micro("start(); join() of a no-op, p99"),
     "lean": _micro("lean call, median"),
+    "loop": _micro("each of 8 that are started in turn, and joined", "in turn"),
+    "batch": _micro("each of 8 that start_all() starts, and joined", "start_all()"),
     "rate": Figure("processes with 8 in flight", "/s"),
     "faults": Figure("page faults of a no-op child", "faults"),
     "arrival": _micro("start() called to first line, median"),

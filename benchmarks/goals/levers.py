@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastfork import levers
+
 from ..report import align, ratio
 from ..rivals import FASTFORK, Rival
 from .experiments import run_variants
@@ -17,20 +19,32 @@ if TYPE_CHECKING:
     from .goal import Goal
     from .plan import Plan
 
+PIDFDS = "pidfds"
+"""With epoll and signalfd: without them there is what every POSIX system has."""
+
+NAMES = (*levers.LEVERS, PIDFDS)
+"""What can be switched off."""
+
 _ALL_ON = "all on"
 
 
-def variants(levers: Sequence[str]) -> list[Rival]:
-    """Variants of fastfork: as it is, without each lever, and without any of them."""
-    off = {_ALL_ON: "", **{f"no {lever}": lever for lever in levers}}
-    if len(levers) > 1:
-        off["all off"] = ",".join(levers)
-    return [Rival(name, f"fastfork, {name}", FASTFORK, disabled=disabled) for name, disabled in off.items()]
+def variants(names: Sequence[str]) -> list[Rival]:
+    """Variants of fastfork: as it is, without each lever of these names, and without any of them."""
+    off = {_ALL_ON: [], **{f"no {name}": [name] for name in names}}
+    if len(names) > 1:
+        off["all off"] = list(names)
+    return [_without(disabled, title) for title, disabled in off.items()]
 
 
-def measure(goals: Sequence[Goal], levers: Sequence[str], plan: Plan, progress: Progress) -> Found:
-    """Measure the figures that the goals have of fastfork, with each of `levers` switched off."""
-    return run_variants(goals, variants(levers), plan, progress)
+def _without(names: Sequence[str], title: str) -> Rival:
+    disabled = ",".join(name for name in names if name != PIDFDS)
+    backend = "poll" if PIDFDS in names else ""
+    return Rival(title, f"fastfork, {title}", FASTFORK, disabled=disabled, backend=backend)
+
+
+def measure(goals: Sequence[Goal], names: Sequence[str], plan: Plan, progress: Progress) -> Found:
+    """Measure the figures that the goals have of fastfork, with each of the levers of these names switched off."""
+    return run_variants(goals, variants(names), plan, progress)
 
 
 def table(found: Found) -> list[str]:

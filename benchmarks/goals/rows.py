@@ -94,6 +94,14 @@ GOALS = (
         aim=always(1.15),
     ),
     Goal(
+        "batch",
+        "8 by start_all(), of 8 started in turn",
+        "starts",
+        _growth("batch", "loop", FASTFORK),
+        reach=nothing,
+        aim=nothing,
+    ),
+    Goal(
         "rate",
         "processes per second, 8 in flight, of fork's",
         "starts",

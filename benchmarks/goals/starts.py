@@ -12,16 +12,19 @@ from .job import Job, clients_of
 
 if TYPE_CHECKING:
     from ..client import Client
+    from ..rivals import Rival
     from .figures import Found
 
 
 def measure(job: Job, found: Found) -> None:
-    """Find `start`, `start-p99`, `rate` and `faults`; where they are wanted `lean`, `arrival` and `arrival-p99` too."""
+    """Find `start`, `start-p99`, `rate` and `faults`; where they are wanted the others, too."""
     with clients_of(job.rivals, []) as clients:
         if job.figures & {"start", "start-p99", "rate", "faults"}:
             _starts(job, clients, found)
         if "lean" in job.figures:
             _lean_calls(job, clients, found)
+        if job.figures & {"batch", "loop"}:
+            _batches(job, clients, found)
         if job.figures & {"arrival", "arrival-p99"}:
             _arrivals(job, clients, found)
 
@@ -42,7 +45,7 @@ def _starts(job: Job, clients: dict[str, Client], found: Found) -> None:
 
 
 def _lean_calls(job: Job, clients: dict[str, Client], found: Found) -> None:
-    rivals = [rival for rival in job.rivals if rival.method == FASTFORK]
+    rivals = _fastforks(job)
     times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
     count = job.plan.per_slice(job.plan.starts)
     job.progress.begin(job.plan.slices * len(rivals), "lean calls")
@@ -50,6 +53,26 @@ def _lean_calls(job: Job, clients: dict[str, Client], found: Found) -> None:
         times[rival.name] += clients[rival.name].ask("lean_calls", count)
     for name, samples in times.items():
         found.put("lean", name, median(samples))
+
+
+def _fastforks(job: Job) -> list[Rival]:
+    return [rival for rival in job.rivals if rival.method == FASTFORK]
+
+
+def _batches(job: Job, clients: dict[str, Client], found: Found) -> None:
+    rivals = _fastforks(job)
+    times: dict[tuple[str, str], list[float]] = {
+        (figure, rival.name): [] for rival in rivals for figure in ("loop", "batch")
+    }
+    count = max(1, job.plan.per_slice(job.plan.starts) // runner.WIDTH)
+    job.progress.begin(job.plan.slices * len(rivals), "batches")
+    for rival in runner.by_turns(rivals, job.plan.slices, job.progress):
+        for figure in ("loop", "batch"):
+            times[figure, rival.name] += clients[rival.name].ask(
+                "batches", count, runner.WIDTH, figure == "batch"
+            )
+    for (figure, name), samples in times.items():
+        found.put(figure, name, median(samples))
 
 
 def _arrivals(job: Job, clients: dict[str, Client], found: Found) -> None:

@@ -88,6 +88,27 @@ class Client:
 
         return [call(number) for number in range(count)]
 
+    def batches(self, count: int, size: int, at_once: bool) -> list[float]:
+        """Start and join `size` no-ops, `count` times, by one call or by one each: the time for one of them."""
+        from fastfork import start_all
+
+        def start_and_join() -> float:
+            processes = [self._process(self._nop) for _ in range(size)]
+            begin = time.perf_counter()
+            if at_once:
+                start_all(cast("Any", processes))
+            else:
+                for process in processes:
+                    process.start()
+            for process in processes:
+                process.join()
+            elapsed = time.perf_counter() - begin
+            for process in processes:
+                _check_code(process, 0)
+            return elapsed / size
+
+        return [start_and_join() for _ in range(count)]
+
     def in_flight(self, count: int, width: int) -> float:
         """Run `count` no-ops, never more than `width` at once and never fewer while any remain."""
         running: dict[Any, BaseProcess] = {}

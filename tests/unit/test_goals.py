@@ -159,6 +159,13 @@ def test_variants_are_without_each_lever_and_without_all():
     assert {variant.method for variant in levers.variants(LEVERS)} == {FASTFORK}
 
 
+def test_without_pidfds_there_is_another_backend_too():
+    found = {variant.name: (variant.disabled, variant.backend) for variant in levers.variants(levers.NAMES)}
+    assert found["no pidfds"] == ("", "poll")
+    assert found["all off"] == (",".join(LEVERS), "poll")
+    assert {backend for _, backend in found.values()} == {"", "poll"}
+
+
 def test_one_lever_alone_is_all_of_them():
     assert [variant.name for variant in levers.variants(["huge"])] == ["all on", "no huge"]
 
