@@ -231,27 +231,34 @@ class Server:
         """
         request = ffi.new("struct ff_request *")
         served = _check(lib.ff_python_serve(self._server, request))
-        if served == lib.FF_SERVED_ALL:
-            return None
-        if served == lib.FF_SERVED_SPARE:
-            self._await_request(request)
-        elif served == lib.FF_SERVED_UNFIT:
-            os._exit(0)  # the client has been told; of this process it never hears
-        return _read_request(request)
-
-    def _await_request(self, request: Any) -> None:
-        """Wait for the request of a child that was forked ahead of it; it ends here when there is none for it."""
-        result = -errno.EAGAIN
-        while result == -errno.EAGAIN:  # a signal's Python handler runs in between
-            result = lib.ff_spare_await(self._server, -1, request)
-        if not _check(result):
-            os._exit(0)
+        return None if served == _SERVED_ALL else _begin(served, self._server, request)
 
     def close(self) -> None:
         """Close the descriptors and free the memory. Not for a child: there is nothing left to close there."""
         server, self._server = self._server, ffi.NULL
         if server:
             lib.ff_server_free(server)
+
+
+# cffi makes each of these when it is first asked for: every child would.
+_SERVED_ALL, _SERVED_SPARE, _SERVED_UNFIT = lib.FF_SERVED_ALL, lib.FF_SERVED_SPARE, lib.FF_SERVED_UNFIT
+_await_spare_request = lib.ff_spare_await
+
+
+def _begin(served: int, server: Any, request: Any) -> Request:
+    """Begin as a child: its request, which one that was forked ahead of it waits for. It may end here."""
+    if served == _SERVED_SPARE:
+        result = _AGAIN
+        while result == _AGAIN:  # a signal's Python handler runs in between
+            result = _await_spare_request(server, -1, request)
+        if not _check(result):
+            os._exit(0)
+    elif served == _SERVED_UNFIT:
+        os._exit(0)  # the client has been told; of this process it never hears
+    return _read_request(request)
+
+
+_AGAIN = -errno.EAGAIN
 
 
 def remove_address_at_end(path: str) -> None:
@@ -278,7 +285,8 @@ def rehearsed_request(payload: bytes, fds: Sequence[int]) -> Request:
     content = ffi.from_buffer("unsigned char[]", payload)
     numbers = ffi.new("int[]", fds)
     size, count = len(payload), len(fds)
-    return _read_request(ffi.new("struct ff_request *", [content, size, numbers, count]))
+    request = ffi.new("struct ff_request *", [content, size, numbers, count])
+    return _begin(lib.FF_SERVED_CHILD, ffi.NULL, request)
 
 
 class ForkRequest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from multiprocessing import process, resource_tracker, spawn
+from multiprocessing import process, resource_tracker, spawn, util
 
 from . import _native, message, task
 from .forkserver import _forkserver
@@ -38,20 +38,21 @@ RAISED = 2
 """The kind of message that holds the type of the exception that a function has raised, and its traceback."""
 
 
-def rehearse(rounds: int) -> None:
+def rehearse(rounds: int, config: TemplateConfig) -> None:
     """Go the way of a child in this process, as far as that leaves it as it is."""
     import socket
 
-    name = f"{__name__}:{_nothing.__name__}"
-    payload = bytes((CALL,)) + name.encode() + b"\0"
+    call = bytes((CALL,)) + f"{__name__}:{_nothing.__name__}".encode() + b"\0"
     pickled = pickle.dumps((_nothing, (b"", []), {}), protocol=5)
+    task_payload = task.HEADER.pack(TASK, 0, 0, 0) + pickled
     ours, theirs = socket.socketpair()
+    channel = theirs.fileno()
     with ours, theirs:
         for _ in range(rounds):
-            is_for(payload)
-            kind, parts, _fds = _call(name, b"", [])
-            _send(theirs.fileno(), kind, parts, [])
-            task.rehearse(pickled, theirs.fileno())
+            is_for(call)
+            answer(_native.rehearsed_request(call, [channel, -1, -1]), config)
+            util._run_after_forkers()  # type: ignore[attr-defined]
+            task.do(task_payload, channel, [])
             ours.recv(_REHEARSED)
 
 
@@ -72,11 +73,7 @@ def run(request: Request, config: TemplateConfig) -> NoReturn:
     """Answer. Nothing unwinds past this: the process ends here."""
     code = 1
     try:
-        channel, alive_fd, tracker_fd, *fds = request.fds
-        _forkserver.adopt(config, alive_fd, [])
-        # After the fork hooks: the tracker's own one closes what it holds (3.12.10 and later).
-        resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
-        code = answer(request, channel, fds, config)
+        code = answer(request, config)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the client has let go of the channel
     except BaseException:
@@ -86,8 +83,12 @@ def run(request: Request, config: TemplateConfig) -> NoReturn:
         os._exit(code)
 
 
-def answer(request: Request, channel: int, fds: list[int], config: TemplateConfig) -> int:
-    """Do what a request asks for, and answer on `channel`: the exit code."""
+def answer(request: Request, config: TemplateConfig) -> int:
+    """Do what a request asks for, and answer on its channel: the exit code."""
+    channel, alive_fd, tracker_fd, *fds = request.fds
+    _forkserver.adopt(config, alive_fd, [])
+    # After the fork hooks: the tracker's own one closes what it holds (3.12.10 and later).
+    resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
     payload = request.payload
     if payload[0] == TASK:
         if not config.is_prepared:

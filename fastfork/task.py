@@ -92,10 +92,20 @@ def load(parts: Sequence[bytes | bytearray]) -> Any:
 
 def run(payload: bytes, channel: int, fds: list[int]) -> int:
     """Do a task and answer on `channel`: the exit code."""
-    _, flags, client_pid, size = HEADER.unpack_from(payload)
-    _become_child(channel, client_pid)
-    with contextlib.suppress(OSError):  # it leads a session
-        os.setpgid(0, 0)
+    _become_child(channel, payload)
+    code = do(payload, channel, fds)
+    if code is None:
+        _end_all()
+        return 0
+    return code
+
+
+def do(payload: bytes, channel: int, fds: list[int]) -> int | None:
+    """Do a task and answer on `channel`: the exit code, or None where something is to be ended first.
+
+    A template rehearses this.
+    """
+    _, flags, _, size = HEADER.unpack_from(payload)
     if flags & CAPTURES:
         _redirect(fds)
     if flags & HAS_TIME_LIMIT:
@@ -112,13 +122,14 @@ def run(payload: bytes, channel: int, fds: list[int]) -> int:
     flush_standard_streams()
     is_final = _has_nothing_to_end()
     message.send(channel, kind | FINAL if is_final else kind, answer)
-    if not is_final:
-        _end_all()
-    return 0
+    return 0 if is_final else None
 
 
-def _become_child(channel: int, client_pid: int) -> None:
+def _become_child(channel: int, payload: bytes) -> None:
     """Be to multiprocessing the child of the client, and leave to the template what is to be done at its end."""
+    _, _, client_pid, _ = HEADER.unpack_from(payload)
+    with contextlib.suppress(OSError):  # it leads a session
+        os.setpgid(0, 0)
     vars(process)["_parent_process"] = process._ParentProcess("MainProcess", client_pid, channel)  # type: ignore[attr-defined]
     atexit._clear()
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
@@ -145,16 +156,6 @@ def _is_of(stream: IO[str] | None, fd: int) -> bool:
         return stream is not None and stream.fileno() == fd
     except (AttributeError, OSError, ValueError):
         return False
-
-
-def rehearse(content: bytes, channel: int) -> None:
-    """Do a task in this process, less what would make it a child."""
-    HEADER.unpack_from(HEADER.pack(0, 0, 0, 0))
-    util._run_after_forkers()  # type: ignore[attr-defined]
-    kind, answer = _do([content], "pickle")
-    flush_standard_streams()
-    _has_nothing_to_end()
-    message.send(channel, kind, answer)
 
 
 def _be_nobodys_child() -> None:

@@ -158,9 +158,10 @@ def run_server(
     gc.disable()
     prepare_memory(child.serve, config)
     report.be_ready()
+    run_child = child.run  # looked up here, and not by every child
     request = server.serve()
     if request is not None:
         if has_collector:
             gc.enable()
-        child.run(request, config)
+        run_child(request, config)
     server.close()

@@ -72,14 +72,14 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
         huge_pages.use()
 
 
-def warm_up_for_tasks(_serve: Callable[[Request, TemplateConfig], int], _config: TemplateConfig) -> None:
+def warm_up_for_tasks(_serve: Callable[[Request, TemplateConfig], int], config: TemplateConfig) -> None:
     """Prepare a fork of a client, which may hold much: nothing is done that would write to all of it.
 
     Its children do tasks, as a rule, and not processes of multiprocessing.
     """
     if levers.is_enabled("rehearse"):
         with _unchanged_process():
-            answering.rehearse(_REHEARSALS)
+            answering.rehearse(_REHEARSALS, config)
     if levers.is_enabled("freeze"):
         gc.freeze()
     nursery.install()
@@ -99,7 +99,7 @@ def _rehearse(serve: Callable[[Request, TemplateConfig], int], config: TemplateC
             serve(request, config)
             util._exit_function()  # type: ignore[attr-defined]
             vars(util)["_exiting"] = False
-        answering.rehearse(_REHEARSALS)
+        answering.rehearse(_REHEARSALS, config)
 
 
 def _is_only_thread() -> bool:
