@@ -243,6 +243,7 @@ class Server:
 # cffi makes each of these when it is first asked for: every child would.
 _SERVED_ALL, _SERVED_SPARE, _SERVED_UNFIT = lib.FF_SERVED_ALL, lib.FF_SERVED_SPARE, lib.FF_SERVED_UNFIT
 _await_spare_request = lib.ff_spare_await
+_AGAIN = -errno.EAGAIN
 
 
 def _begin(served: int, server: Any, request: Any) -> Request:
@@ -256,9 +257,6 @@ def _begin(served: int, server: Any, request: Any) -> Request:
     elif served == _SERVED_UNFIT:
         os._exit(0)  # the client has been told; of this process it never hears
     return _read_request(request)
-
-
-_AGAIN = -errno.EAGAIN
 
 
 def remove_address_at_end(path: str) -> None:

@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=ALL,
         metavar="NAME,...",
-        help="what each lever (default: all; {', '.join(levers.NAMES)}) gives to fastfork's figures in these goals "
+        help=f"what each lever (default: all of {', '.join(levers.NAMES)}) gives to fastfork's figures in these goals "
         f"(default: {', '.join(_ROWS_OF_LEVERS)})",
     )
 
