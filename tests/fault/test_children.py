@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import ends, targets
-from support.processes import DEADLINE, PROC, wait_until
+from support.processes import DEADLINE, PROC, state_of, wait_until
 
 DEADLY = sorted(
     signal.valid_signals()
@@ -211,10 +211,6 @@ def test_os_exit_in_an_import(server, tmp_path, monkeypatch):
 
 
 # ---- stopped ----
-
-
-def state_of(pid):
-    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.fault("A child is stopped")

@@ -25,7 +25,8 @@ from support.processes import (
     PROC,
     children_of,
     is_alive,
-    processes,
+    marked,
+    state_of,
     wait_until,
 )
 from support.spares import have_spares
@@ -37,10 +38,6 @@ from .interposing import CORE
 
 KILLING = [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGHUP]
 """Signals that end a server."""
-
-
-def state_of(pid):
-    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def stop(pid):
@@ -566,7 +563,7 @@ class Running:
     def __init__(self, programs, source, *arguments, directory, **options):
         self.directory = directory
         self.directory.mkdir()
-        self._mark = f"FASTFORK_TEST_OF_DEATH={directory}".encode()
+        self._mark = f"FASTFORK_TEST_OF_DEATH={directory}"
         self.popen = subprocess.Popen(
             [sys.executable, programs.write("program.py", source), *arguments],
             env={**os.environ, "TMPDIR": str(directory), "FASTFORK_TEST_OF_DEATH": str(directory)},
@@ -583,15 +580,7 @@ class Running:
 
     def pids(self):
         """Return the pids of those that still run."""
-        return [
-            process.pid for process in processes() if is_alive(process.pid) and self._has_mark(process.pid)
-        ]
-
-    def _has_mark(self, pid):
-        try:
-            return self._mark in (PROC / str(pid) / "environ").read_bytes()
-        except OSError:
-            return False
+        return marked(self._mark)
 
     def sockets(self):
         return [

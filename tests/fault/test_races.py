@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 
 import pytest
 from support import targets
-from support.processes import DEADLINE, PROC, exit_code_of, fork, is_alive, processes, wait_until
+from support.processes import DEADLINE, PROC, exit_code_of, fork, marked, state_of, wait_until
 
 from fastfork import _native, forkserver
 
@@ -250,10 +250,6 @@ def start_and_join(ctx, code):
     assert process.exitcode == code
 
 
-def state_of(pid):
-    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
-
-
 @pytest.mark.fault("The client forks while another thread is in a start")
 @pytest.mark.parametrize("is_connected", [True, False])
 def test_a_fork_while_another_thread_waits_for_its_process(server, is_connected):
@@ -454,7 +450,7 @@ def client_that_dies(programs, tmp_path):
         clients[-1].stdout.readline()
 
         def left():
-            return list(marked(f"FASTFORK_TEST_OF_RACES={tmp_path}")), list(sockets.iterdir())
+            return marked(f"FASTFORK_TEST_OF_RACES={tmp_path}"), list(sockets.iterdir())
 
         return clients[-1], left
 
@@ -463,14 +459,6 @@ def client_that_dies(programs, tmp_path):
         one.kill()
         one.wait()
         one.stdout.close()
-
-
-def marked(mark):
-    """Yield the pids of the processes that have this in their environment."""
-    for process in processes():
-        with contextlib.suppress(OSError):
-            if mark.encode() in (PROC / str(process.pid) / "environ").read_bytes() and is_alive(process.pid):
-                yield process.pid
 
 
 @pytest.mark.fault("The client dies while the server preloads")

@@ -27,7 +27,6 @@ class Process(NamedTuple):
     pid: int
     parent: int
     state: str
-    command: str
 
 
 def wait_until(condition: Callable[[], object], timeout: float = DEADLINE) -> None:
@@ -40,10 +39,11 @@ def wait_until(condition: Callable[[], object], timeout: float = DEADLINE) -> No
 
 def descriptors(pid: int | str = "self") -> dict[int, str]:
     """Return the open descriptors of a process and what they stand for, less the one that this takes itself."""
+    folder = f"{PROC}/{pid}/fd"
     found = {}
-    for entry in os.listdir(PROC / str(pid) / "fd"):
+    for entry in os.listdir(folder):
         with contextlib.suppress(FileNotFoundError):
-            found[int(entry)] = os.readlink(PROC / str(pid) / "fd" / entry)
+            found[int(entry)] = os.readlink(f"{folder}/{entry}")
     return found
 
 
@@ -58,14 +58,34 @@ def processes() -> Iterator[Process]:
     for entry in os.listdir(PROC):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                yield _read(int(entry))
+                yield read_process(int(entry))
 
 
-def _read(pid: int) -> Process:
-    stat = (PROC / str(pid) / "stat").read_text()
-    state, parent = stat.rpartition(")")[2].split()[:2]
-    command = (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return Process(pid, int(parent), state, command[:200])
+def read_process(pid: int) -> Process:
+    """Return the line of a process. Raises `OSError` when there is none."""
+    state, parent, _ = _content(pid, "stat").rpartition(b")")[2].split(None, 2)
+    return Process(pid, int(parent), state.decode())
+
+
+def _content(pid: int, name: str) -> bytes:
+    """Return what a file of a process says. Every test looks at all processes, several times: so no file object."""
+    fd = os.open(f"{PROC}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = [os.read(fd, _PIECE)]
+        while pieces[-1]:
+            pieces.append(os.read(fd, _PIECE))
+        return b"".join(pieces)
+    finally:
+        os.close(fd)
+
+
+_PIECE = 1 << 16
+"""Bytes that are read at once."""
+
+
+def state_of(pid: int) -> str:
+    """Return the letter that proc_pid_stat(5) has for what a process is about. Raises `OSError` when there is none."""
+    return read_process(pid).state
 
 
 def children_of(pid: int) -> list[int]:
@@ -76,24 +96,36 @@ def children_of(pid: int) -> list[int]:
 def is_alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
-        return _read(pid).state != "Z"
+        return state_of(pid) != "Z"
     except OSError:
         return False
 
 
 def descendants() -> set[Process]:
     """Return this process's children, and whatever else carries the mark of this run."""
-    mark = f"{MARK}={os.environ[MARK]}".encode()
+    own = os.getpid()
+    mark = f"{MARK}={os.environ[MARK]}"
     return {
         process
         for process in processes()
-        if process.pid != os.getpid() and (process.parent == os.getpid() or _has_mark(process.pid, mark))
+        if process.pid != own and (process.parent == own or _has_variable(process.pid, mark))
     }
 
 
-def _has_mark(pid: int, mark: bytes) -> bool:
+def marked(variable: str) -> list[int]:
+    """Return the pids of the processes that were executed with an environment variable, as in ``NAME=value``.
+
+    Zombies have none any more, and this process is not among them.
+    """
+    own = os.getpid()
+    return [
+        process.pid for process in processes() if process.pid != own and _has_variable(process.pid, variable)
+    ]
+
+
+def _has_variable(pid: int, variable: str) -> bool:
     try:
-        return mark in (PROC / str(pid) / "environ").read_bytes()
+        return variable.encode() in _content(pid, "environ").split(b"\0")
     except OSError:
         return False
 

@@ -14,10 +14,10 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.support.processes import wait_until
+from tests.support.processes import marked, state_of, wait_until
 
 from . import __doc__ as description
-from . import report, watch
+from . import report
 from .report import Options
 from .servers import SERVERS
 
@@ -98,11 +98,11 @@ def _left(mark: str, folder: Path, shared: set[Path], may_be_left: Collection[st
     """End what is left of the run, and say what that was."""
     problems = []
     try:
-        wait_until(lambda: not watch.marked(mark), LEFT_DEADLINE)
+        wait_until(lambda: not marked(mark), LEFT_DEADLINE)
     except AssertionError:
-        for pid in watch.marked(mark):
+        for pid in marked(mark):
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            problems.append(f"process {pid} is left, in state {watch.state_of(pid)}: {command[:200]}")
+            problems.append(f"process {pid} is left, in state {state_of(pid)}: {command[:200]}")
             os.kill(pid, signal.SIGKILL)
     left = {*folder.iterdir(), *_in_shared_memory()} - shared
     return problems + [_description(path) for path in sorted(left) if str(path) not in may_be_left]

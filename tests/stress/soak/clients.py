@@ -17,11 +17,12 @@ import zlib
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tests.support.processes import state_of
+
 from . import behaviours, options, servers, vandals
 from .account import CLIENT_RESTARTS
 from .behaviours import KILLED_BY_CLIENT, STARTS_ANOTHER, Luggage, Plan
 from .journal import Journal
-from .watch import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

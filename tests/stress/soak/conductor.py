@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.support.processes import wait_until
+from tests.support.processes import marked, state_of, wait_until
 
 from . import clients, report, watch
 from .account import LONGEST_START, ROOT, Account
@@ -336,7 +336,7 @@ def _have_usual_limit() -> None:
 
 def _continue_stopped(mark: str) -> None:
     """Let go on what has stopped itself and has lost the client that would have killed it."""
-    for pid in watch.marked(mark):
+    for pid in marked(mark):
         with contextlib.suppress(OSError):
-            if watch.state_of(pid) == "T":
+            if state_of(pid) == "T":
                 os.kill(pid, signal.SIGCONT)

@@ -187,22 +187,6 @@ def measure(pid: int, now: float, children: int) -> Sample:
     )
 
 
-def state_of(pid: int) -> str:
-    """Return the state of a process, one letter of proc_pid_stat(5). Raises `OSError` when there is none."""
-    return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-
-
-def marked(mark: str) -> list[int]:
-    """Return the pids of the processes that were started with ``NAME=value`` in their environment; not this one."""
-    found = []
-    for process in processes():
-        with contextlib.suppress(OSError):
-            variables = (PROC / str(process.pid) / "environ").read_bytes().split(b"\0")
-            if mark.encode() in variables and process.pid != os.getpid():
-                found.append(process.pid)
-    return found
-
-
 def _folders_of(pid: int, within: str) -> list[str]:
     """Return the folders of the sockets that a process listens on: left behind by one that is killed."""
     inodes = _listening_sockets(within)
