@@ -108,7 +108,7 @@ static bool end_sentinel(struct ff_child *child)
         return true; /* wait4() will say why */
     if (info.si_pid == 0)
         return false;
-    ff_fd_drop(&child->held_fd);
+    ff_fd_end(&child->held_fd);
     return true;
 }
 

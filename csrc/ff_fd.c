@@ -172,6 +172,13 @@ void ff_fd_drop(int *fd)
     ff_close(fd);
 }
 
+void ff_fd_end(int *fd)
+{
+    if (*fd >= 0)
+        shutdown(*fd, SHUT_RDWR);
+    ff_fd_drop(fd);
+}
+
 /* For kernels without accept4(): another thread's fork and exec may catch the descriptor in between. */
 static int accept_plain(int listener)
 {

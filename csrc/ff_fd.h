@@ -30,6 +30,9 @@ int ff_fd_write_now(int fd, const void *bytes, size_t size);
  * process wait, the kernel delivers what is left. */
 void ff_fd_drop(int *fd);
 
+/* The same; a socket comes to its end, whoever else still holds it: children that have just been forked do, for a moment. */
+void ff_fd_end(int *fd);
+
 /* Accept a connection, close-on-exec and non-blocking. */
 int ff_fd_accept(int listener);
 

@@ -69,7 +69,7 @@ class Child:
     pid:
         Its process id.
     sentinel:
-        A descriptor that becomes readable when it ends: its pidfd, or a pipe where the kernel has no pidfds. -1 for one
+        A descriptor that becomes readable when it ends: its pidfd, or a socket where there are no pidfds. -1 for one
         that was posted for.
     exit_code:
         Negative for a signal; None until its end is known.
@@ -341,11 +341,10 @@ class Connection:
             flags |= _native.FORK_OPTIONS
         if self._has_pidfds:
             return self._start(flags | _native.FORK_PIDFD, payload, fds, _AWAITED_PIDFD)
-        sentinel, held = os.pipe()
-        try:
-            return self._start(flags | _native.FORK_HELD, payload, [held, *fds], sentinel)
-        finally:
-            os.close(held)
+        # Not a pipe: that would not end as long as any process that has just been forked holds a copy of it.
+        ours, held = socket.socketpair()
+        with ours, held:
+            return self._start(flags | _native.FORK_HELD, payload, [held.fileno(), *fds], ours.detach())
 
     def start_with_stream(self, status_fd: int, fds: Sequence[int], *, die_with_client: bool = False) -> None:
         """Have a child forked whose pid and exit code the server writes to `status_fd`, as native int64."""

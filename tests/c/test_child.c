@@ -424,6 +424,29 @@ static void test_sentinel_ends_before_its_pid_is_free(void)
     CHECK_INT(close(held[0]), 0);
 }
 
+/* A process that has just been forked has not closed yet what is not its own. */
+static void test_sentinel_ends_whoever_else_holds_it(void)
+{
+    struct ff_children children = {.count = 0};
+    int gate[2];
+    int held[2];
+    pid_t pid;
+    pid_t holder;
+
+    make_pipe(gate);
+    make_pair(held);
+    holder = fork_waiting(gate, 0);
+    pid = fork_waiting(NULL, 3);
+    add(&children, pid, 1)->held_fd = held[1];
+    await_zombie(pid);
+    watched = held[0];
+    check_reaped(&children, 1, 3);
+    watched = -1;
+    close_both(gate);
+    CHECK_INT(await_status(holder), 0);
+    CHECK_INT(close(held[0]), 0);
+}
+
 int main(void)
 {
     RUN(test_exit_codes);
@@ -442,5 +465,6 @@ int main(void)
     RUN(test_disown);
     RUN(test_held_fds);
     RUN(test_sentinel_ends_before_its_pid_is_free);
+    RUN(test_sentinel_ends_whoever_else_holds_it);
     return 0;
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from support import targets
 from support.kernel import kernel_tells_exit_codes
-from support.processes import descriptors, exit_code_of, fork, is_alive, wait_until
+from support.processes import DEADLINE, descriptors, exit_code_of, fork, is_alive, state_of, wait_until
 from support.spares import have_spares
 
 import fastfork
@@ -355,6 +355,31 @@ def test_close_range(faults, server, ask):
         for error in numbers("close_range"):
             with failing(faults, "close_range", error, pid=server.pid, of_children=True):
                 assert kinds() == undisturbed
+
+
+BEGIN_AND_LEAVE_WHEN_TOLD = "connection.send(None); raise SystemExit(connection.recv())"
+
+
+def test_a_sentinel_ends_while_a_process_that_was_just_forked_still_holds_it(
+    with_poll, without_spares, faults, server
+):
+    """Without pidfds it is what tells whether a pid is still its process's, and may be signalled."""
+    ours, theirs = server.context.Pipe()
+    with server.unharmed(), ours:
+        with theirs:
+            ending = server.start(exec, BEGIN_AND_LEAVE_WHEN_TOLD, {"connection": theirs})
+        ours.recv()
+        with faults.stop("close_range", pid=server.pid, of_children=True):
+            stopped = server.start(targets.leave, 4)
+            try:
+                wait_until(lambda: state_of(stopped.pid) == "T")
+                ours.send(3)
+                ending.join(DEADLINE)
+                assert (ending.is_alive(), ending.exitcode) == (False, 3)
+            finally:
+                os.kill(stopped.pid, signal.SIGCONT)
+        stopped.join()
+        assert stopped.exitcode == 4
 
 
 @pytest.mark.parametrize("of_children", [False, True])
