@@ -63,7 +63,8 @@ static pid_t drain_signals(struct epoll_loop *loop)
 
     if (loop->signal_fd >= 0)
         while (read(loop->signal_fd, &info, sizeof info) > 0)
-            died = (pid_t)info.ssi_pid;
+            if (info.ssi_pid > 0) /* 0: somebody in another pid namespace has sent it */
+                died = (pid_t)info.ssi_pid;
     ff_signals_drain(&loop->signals);
     return died;
 }
