@@ -104,10 +104,12 @@ static bool end_sentinel(struct ff_child *child)
 
     if (child->held_fd < 0 || child->stream)
         return true;
-    if (FF_RETRY_EINTR(waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOHANG | WNOWAIT)) < 0)
-        return true; /* wait4() will say why */
-    if (info.si_pid == 0)
+    if (FF_RETRY_EINTR(waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOHANG | WNOWAIT)) < 0) {
+        if (errno != ECHILD)
+            return true; /* wait4() will say why */
+    } else if (info.si_pid == 0) {
         return false;
+    }
     ff_fd_end(&child->held_fd);
     return true;
 }

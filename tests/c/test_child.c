@@ -447,6 +447,30 @@ static void test_sentinel_ends_whoever_else_holds_it(void)
     CHECK_INT(close(held[0]), 0);
 }
 
+/* Somebody in the process has reaped the child, and a process that was forked while it lived still holds a copy. */
+static void test_sentinel_of_a_lost_child_ends_whoever_else_holds_it(void)
+{
+    struct ff_children children = {.count = 0};
+    int gate[2];
+    int held[2];
+    pid_t pid = fork_waiting(NULL, 3);
+    pid_t holder;
+    struct ff_child *lost;
+
+    make_pipe(gate);
+    make_pair(held);
+    holder = fork_waiting(gate, 0);
+    add(&children, pid, 1)->held_fd = held[1];
+    CHECK_INT(WEXITSTATUS(await_status(pid)), 3);
+    lost = ff_children_reap_each(&children);
+    CHECK_INT(lost->exit_code, FF_EXIT_CODE_LOST);
+    ff_child_free(lost);
+    CHECK(is_readable(held[0]));
+    close_both(gate);
+    CHECK_INT(await_status(holder), 0);
+    CHECK_INT(close(held[0]), 0);
+}
+
 int main(void)
 {
     RUN(test_exit_codes);
@@ -466,5 +490,6 @@ int main(void)
     RUN(test_held_fds);
     RUN(test_sentinel_ends_before_its_pid_is_free);
     RUN(test_sentinel_ends_whoever_else_holds_it);
+    RUN(test_sentinel_of_a_lost_child_ends_whoever_else_holds_it);
     return 0;
 }
