@@ -55,6 +55,9 @@ _DROP_DEADLINE = 10.0
 _STOP_DEADLINE = 5.0
 """Seconds that `ForkServer.stop` waits for a template: others may use it on."""
 
+_LEFTOVER_DEADLINE = 1.0
+"""Seconds that `ForkServer._stop` waits for a template with live children."""
+
 _STATUS_DEADLINE = 5.0
 """Seconds that a server may take to hand out its status page."""
 
@@ -552,6 +555,10 @@ class ForkServer:
 
     def stop(self) -> None:
         """Start no more processes from the template; see `fastfork.stop`."""
+        self._leave_template(patience=0)
+
+    def _leave_template(self, patience: float) -> None:
+        """Let go of the template, and wait for its end: `patience` seconds where it has live children."""
         self._end_preload()
         with self._lock:
             self._reap_retired()
@@ -559,8 +566,7 @@ class ForkServer:
                 return
             is_in_use = self._connection is not None and self._connection.has_live_children()
             retired = self._retire()
-        if not is_in_use:
-            retired.await_end(_STOP_DEADLINE)
+        retired.await_end(patience if is_in_use else _STOP_DEADLINE)
         with self._lock:
             self._reap_retired()
 
@@ -621,15 +627,16 @@ class ForkServer:
         return fd
 
     def _stop(self) -> None:
-        """Stop the template that this process started, and wait for its end; used by CPython's tests."""
-        with self._lock:
-            self._reap_retired()
-            launched = self._launched
-            if launched is None:
-                return
-            launched.close()
-            launched.process.wait(None)
-            self._forget()
+        """Stop the template that this process started, if any; used by CPython's tests when they are done.
+
+        Their leftover children may be on their way out, so the template gets a while to end with them. It does not
+        hold up its caller for longer, as the standard library's would not: such a child may wait for ever.
+        """
+        if self._launched is not None:
+            self._leave_template(patience=_LEFTOVER_DEADLINE)
+        else:
+            with self._lock:
+                self._reap_retired()
 
     def _watch_forks(self) -> None:
         """Learn of forks of this process from now on. Not from the beginning: the hook would run in all children."""

@@ -106,6 +106,29 @@ def test_a_retired_template_that_took_its_time_is_reaped_by_the_next_stop(waitin
     assert pid not in children_of(os.getpid())
 
 
+def test_the_private_stop_of_cpythons_tests_is_not_held_up_by_a_child_that_lives(waiting, monkeypatch):
+    monkeypatch.setattr(forkserver, "_LEFTOVER_DEADLINE", 0.0)
+    (process,) = waiting(6)
+    forkserver._forkserver._stop()
+    assert process.is_alive()
+    assert pid_of() is None
+    waiting.release()
+    process.join(DEADLINE)
+    assert process.exitcode == 6
+
+
+def test_the_private_stop_waits_for_children_on_their_way_out(waiting, monkeypatch):
+    monkeypatch.setattr(forkserver, "_LEFTOVER_DEADLINE", DEADLINE)
+    (process,) = waiting(6)
+    pid = pid_of()
+    release = threading.Timer(0.05, waiting.release)
+    release.start()
+    forkserver._forkserver._stop()
+    release.join()
+    assert pid not in children_of(os.getpid())
+    assert process.exitcode == 6
+
+
 def test_a_start_after_stop_comes_from_another_template(ctx, ask, waiting):
     (old,) = waiting(6)
     before = pid_of()
