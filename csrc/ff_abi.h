@@ -27,6 +27,7 @@
 #define FF_NURSERY_SIZE 262144  /* bytes of a child's first small objects */
 #define FF_MAX_AUTHKEY 256      /* bytes */
 #define FF_MAX_ERRNO 135        /* errnos below are counted each, the others as 0 */
+#define FF_FIRST_MODULE 65536   /* the lowest bit of FF_FORK_MODULES */
 #define FF_MAX_CPUS 8192        /* processors that a child may be told to keep to: what Linux knows */
 #define FF_MAX_RLIMITS 32       /* numbers of resources that may be limited */
 
@@ -41,11 +42,12 @@ enum ff_frame_type {
 };
 
 enum ff_fork_flags {
-    FF_FORK_PIDFD = 1,           /* send a pidfd with the reply */
-    FF_FORK_HELD = 2,            /* the first descriptor is closed by the server once the child is dead */
-    FF_FORK_STREAM = 4,          /* with HELD, a pipe or socket: pid and exit code go to it, each an int64 */
-    FF_FORK_DIE_WITH_CLIENT = 8, /* the child and all below it are killed once its client has gone */
-    FF_FORK_OPTIONS = 16,        /* the payload begins with a block of options */
+    FF_FORK_PIDFD = 1,            /* send a pidfd with the reply */
+    FF_FORK_HELD = 2,             /* the first descriptor is closed by the server once the child is dead */
+    FF_FORK_STREAM = 4,           /* with HELD, a pipe or socket: pid and exit code go to it, each an int64 */
+    FF_FORK_DIE_WITH_CLIENT = 8,  /* the child and all below it are killed once its client has gone */
+    FF_FORK_OPTIONS = 16,         /* the payload begins with a block of options */
+    FF_FORK_MODULES = 0x7fff0000, /* modules that the client has loaded: the caller's to number */
 };
 
 /* What a child is to be before it runs. A block of options is its size in bytes, as an uint32 that counts itself, and
@@ -104,6 +106,7 @@ struct ff_config {
     uint32_t max_children;        /* living at once; beyond, requests wait for one to die. 0: no limit */
     uint32_t max_spares;          /* children forked ahead of requests while these come fast; 0: none */
     uint32_t spare_quiet_ms;      /* without a request for so long, they go */
+    uint32_t modules;             /* bits of FF_FORK_MODULES: what this process has loaded */
 };
 
 /* A request as the child that serves it sees it. The memory belongs to the server object. */
@@ -115,6 +118,7 @@ struct ff_request {
     uint32_t options;         /* 1 << ff_option_kind for each that has been applied, but for limits */
     const unsigned char *env; /* the environment as it came, if there is one among them */
     uint32_t env_size;        /* bytes */
+    uint32_t modules;         /* of FF_SERVED_MODULES, which has nothing else: bits of FF_FORK_MODULES */
 };
 
 /* What a server tells of itself, on a page that it alone writes. Counts are since it was made. */
@@ -156,13 +160,15 @@ int ff_server_new(const struct ff_config *config, struct ff_server **ret_server)
 
 /* What ff_server_serve() returns. */
 enum ff_served {
-    FF_SERVED_ALL = 0,   /* the alive descriptor has ended */
-    FF_SERVED_CHILD = 1, /* this is a child, and has its request */
-    FF_SERVED_SPARE = 2, /* this is a child without a request: ff_spare_await() gets one */
-    FF_SERVED_UNFIT = 3, /* this is a child that could not become what its options say, and is to end */
+    FF_SERVED_ALL = 0,     /* the alive descriptor has ended */
+    FF_SERVED_CHILD = 1,   /* this is a child, and has its request */
+    FF_SERVED_SPARE = 2,   /* this is a child without a request: ff_spare_await() gets one */
+    FF_SERVED_UNFIT = 3,   /* this is a child that could not become what its options say, and is to end */
+    FF_SERVED_MODULES = 4, /* modules of a client are to be loaded, and then it is to be called again */
 };
 
-/* Serve until the alive descriptor ends and, in each child, return: ff_served, or -errno. */
+/* Serve until the alive descriptor ends and, in each child, return: ff_served, or -errno. A module is asked for once,
+ * whatever comes of it; whoever has it waits until this is called again. */
 int ff_server_serve(struct ff_server *server, struct ff_request *ret_request);
 
 /* The same for a Python process: the fork runs CPython's own hooks. */

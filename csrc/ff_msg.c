@@ -214,8 +214,8 @@ struct ff_frame ff_frame_make(enum ff_frame_type type, uint32_t id, int32_t valu
 
 static int flags_are_sound(uint32_t flags, uint32_t fd_count)
 {
-    const uint32_t known =
-        FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM | FF_FORK_DIE_WITH_CLIENT | FF_FORK_OPTIONS;
+    const uint32_t known = FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM | FF_FORK_DIE_WITH_CLIENT |
+                           FF_FORK_OPTIONS | FF_FORK_MODULES;
 
     if (flags & ~known)
         return 0;

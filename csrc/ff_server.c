@@ -35,7 +35,8 @@ struct ff_server {
     double next_accept;      /* when it is to be watched again without that */
     bool resting;            /* some connection waits for the system to have memory again */
     double next_retry;       /* when what rests is to be tried again */
-    bool anyone_waits;       /* for room for a child; perhaps gone since */
+    uint32_t missing;        /* modules that a client has loaded and this process has not */
+    bool anyone_waits;       /* for these, or for room for a child; perhaps gone since */
     bool crowded;            /* there is room for children that wait, and no time was left for them */
     uint64_t tickets;        /* given to connections that wait */
     double next_check;       /* when children that somebody else may have reaped are looked for; 0: never */
@@ -801,6 +802,32 @@ static bool has_room(const struct ff_server *server)
     return server->config.max_children == 0 || count < server->config.max_children;
 }
 
+/* ---- modules ---- */
+
+/* What a client has loaded, its children are likely to need: each of them would load it anew. */
+static void note_modules(struct ff_server *server, const struct ff_connection *connection)
+{
+    uint32_t modules = (uint32_t)connection->header.value & FF_FORK_MODULES;
+
+    server->missing |= modules & ~server->config.modules;
+}
+
+/* No child before what is missing has been loaded. */
+static bool may_start(const struct ff_server *server)
+{
+    return server->missing == 0 && has_room(server);
+}
+
+static int ask_for_modules(struct ff_server *server, struct ff_request *ret_request)
+{
+    ff_spares_dismiss(&server->spares); /* they lack them */
+    *ret_request = (struct ff_request){.modules = server->missing};
+    server->config.modules |= server->missing;
+    server->missing = 0;
+    server->crowded = true; /* the next look at events is not to wait for any */
+    return FF_SERVED_MODULES;
+}
+
 /* ---- spares ---- */
 
 /* Returns true in the spare. */
@@ -854,7 +881,8 @@ static bool read_client(struct ff_server *server, struct ff_connection *connecti
     case FF_CONNECTION_IDLE:
         return false;
     case FF_CONNECTION_REQUEST:
-        if (!has_room(server)) {
+        note_modules(server, connection);
+        if (!may_start(server)) {
             ff_connection_wait(connection, server->tickets++);
             server->anyone_waits = true;
             return false;
@@ -1001,7 +1029,7 @@ static struct ff_connection *find_first_waiting(struct ff_server *server)
 {
     struct ff_connection *first = NULL;
 
-    if (!server->anyone_waits || !has_room(server))
+    if (!server->anyone_waits || !may_start(server))
         return NULL;
     server->anyone_waits = false;
     for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
@@ -1058,7 +1086,7 @@ static void nap(void)
     nanosleep(&time, NULL);
 }
 
-/* One batch of events, deaths last. 0 to go on, or ff_served in a child, or -errno. */
+/* One batch of events, deaths last. 0 to go on, or ff_served, or -errno. */
 static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
 {
     struct ff_loop_event events[FF_LOOP_BATCH];
@@ -1092,6 +1120,8 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
     if (retry_stalled(server, ret_request) || admit_waiting(server, ret_request))
         return FF_SERVED_CHILD;
     kill_doomed(server);
+    if (server->missing != 0)
+        return ask_for_modules(server, ret_request);
     ff_spares_check_quiet(&server->spares);
     if (count == 0 && died == 0 && may_fork_spare(server) && fork_spare(server))
         return FF_SERVED_SPARE;
@@ -1160,8 +1190,12 @@ static int start_again(struct ff_server *server)
 int ff_server_serve_hooked(struct ff_server *server, const struct ff_fork_hooks *hooks,
                            struct ff_request *ret_request)
 {
-    int result = server->in_child ? -EINVAL : start(server);
+    int result = 0;
 
+    if (server->in_child)
+        result = -EINVAL;
+    else if (server->loop == NULL) /* else the caller has loaded what was missing */
+        result = start(server);
     server->hooks = hooks;
     while (result == 0 && !server->done) {
         result = serve_batch(server, ret_request);
@@ -1209,6 +1243,8 @@ void ff_server_free(struct ff_server *server)
 {
     if (server->in_child)
         forget_fds(server);
+    else if (server->loop != NULL)
+        stop(server);
     while (server->connections != NULL) {
         struct ff_connection *connection = server->connections;
 

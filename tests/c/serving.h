@@ -18,8 +18,10 @@ struct service {
     uint32_t max_children;
     uint32_t max_spares;
     uint32_t spare_quiet_ms;
-    void (*in_spare)(void);    /* runs in each spare before it waits for a request */
-    bool children_check_leaks; /* they end by exit(), which takes its time under a sanitizer */
+    void (*in_spare)(void);         /* runs in each spare before it waits for a request */
+    void (*load)(uint32_t modules); /* those that clients have and the server has not */
+    uint32_t modules;               /* what it has from the beginning */
+    bool children_check_leaks;      /* they end by exit(), which takes its time under a sanitizer */
 };
 
 struct serving {
@@ -135,12 +137,14 @@ static inline void serve_here(const struct service *service, int listener, int a
     config.max_children = service->max_children;
     config.max_spares = service->max_spares;
     config.spare_quiet_ms = service->spare_quiet_ms;
+    config.modules = service->modules;
     if (service->prepare != NULL)
         service->prepare();
     remember_open_fds(listener, alive);
     fds_before = check_count_fds();
     CHECK_INT(ff_server_new(&config, &server), 0);
-    result = ff_server_serve_hooked(server, service->hooks, &request);
+    while ((result = ff_server_serve_hooked(server, service->hooks, &request)) == FF_SERVED_MODULES)
+        service->load(request.modules);
     if (result == FF_SERVED_UNFIT)
         _exit(0);
     if (result == FF_SERVED_SPARE && service->in_spare != NULL)

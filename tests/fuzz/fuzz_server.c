@@ -235,8 +235,11 @@ static void send_request(struct peer *peer)
 {
     static unsigned char bytes[sizeof(struct ff_frame) + FF_MAX_PAYLOAD];
     uint32_t number = script_byte(&stage.script);
-    uint32_t flags = script_byte(&stage.script) % 32;
-    struct ff_frame frame = ff_frame_make(FF_FRAME_FORK, SOUND_ID | number << 5 | flags, (int32_t)flags);
+    uint32_t chosen = script_byte(&stage.script);
+    uint32_t flags = chosen % 32;
+    uint32_t modules = chosen / 32 * FF_FIRST_MODULE;
+    struct ff_frame frame =
+        ff_frame_make(FF_FRAME_FORK, SOUND_ID | number << 5 | flags, (int32_t)(flags | modules));
     struct attachment attachment;
     size_t omitted;
 
@@ -785,10 +788,15 @@ static void check_child(const struct ff_request *request)
 static void serve(struct ff_server *server)
 {
     struct ff_request request;
+    uint32_t modules = 0;
     int result;
 
     fake.serving = true;
-    result = ff_server_serve(server, &request);
+    while ((result = ff_server_serve(server, &request)) == FF_SERVED_MODULES) {
+        HOLDS((request.modules & FF_FORK_MODULES) == request.modules);
+        HOLDS(request.modules != 0 && !(request.modules & modules)); /* each is asked for once */
+        modules |= request.modules;
+    }
     fake.serving = false;
     limit_fds(RLIM_INFINITY);
     HOLDS(fake.is_child ? result == FF_SERVED_CHILD || result == FF_SERVED_UNFIT : result == FF_SERVED_ALL);

@@ -24,8 +24,8 @@ static inline struct ff_frame script_frame(struct script *script)
 
 static inline int expected_refusal_of_fork(const struct ff_frame *frame)
 {
-    const uint32_t known =
-        FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM | FF_FORK_DIE_WITH_CLIENT | FF_FORK_OPTIONS;
+    const uint32_t known = FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM | FF_FORK_DIE_WITH_CLIENT |
+                           FF_FORK_OPTIONS | FF_FORK_MODULES;
     uint32_t flags = (uint32_t)frame->value;
 
     if ((flags | known) != known)
