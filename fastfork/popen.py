@@ -9,6 +9,7 @@ from multiprocessing import popen_fork, process, reduction, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
 from . import forkserver
+from .inherited_fd import InheritedFd
 from .preparation import preparation_data, shared_part
 
 TYPE_CHECKING = False
@@ -25,23 +26,11 @@ MAX_INLINE_PAYLOAD = 65536
 """Bytes that travel inside the request; more goes from this process to the child, through a pipe."""
 
 
-class _DupFd:
-    """A descriptor in a pickle: its place among those that the child inherits."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def detach(self) -> int:
-        fds = forkserver.get_inherited_fds()
-        assert fds is not None
-        return fds[self.index]
-
-
 class Popen(popen_fork.Popen):
     """A child that a template has forked for a Process object."""
 
     method = "fastfork"
-    DupFd = _DupFd
+    DupFd = InheritedFd
 
     pid: int
     sentinel: int

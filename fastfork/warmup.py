@@ -37,6 +37,7 @@ from multiprocessing import process, reduction, resource_tracker, spawn, util
 from . import _native, answering, huge_pages, immortal, levers, nursery
 from .context import get_context
 from .forkserver import _forkserver
+from .inherited_fd import InheritedFd
 from .preparation import preparation_data
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
@@ -85,7 +86,7 @@ def warm_up_for_tasks(_serve: Callable[[Request, TemplateConfig], int], config: 
     nursery.install()
 
 
-def _nothing() -> None:
+def _nothing(*_arguments: object) -> None:
     pass
 
 
@@ -112,13 +113,14 @@ def _is_only_thread() -> bool:
 
 
 def _pickled_process(config: TemplateConfig) -> bytes:
-    """Pickle what a client sends for a process that does nothing."""
+    """Pickle what a client sends for a process that does nothing with a descriptor."""
     name = "Process-1"
     buffer = io.BytesIO()
     mp_context.set_spawning_popen(object())  # type: ignore[arg-type]
     try:
         reduction.dump(name if config.is_prepared else preparation_data(name), buffer)
-        reduction.dump(get_context(template=config.name).Process(target=_nothing), buffer)
+        sent = InheritedFd(0)  # as a connection has one, and so has what is made of connections
+        reduction.dump(get_context(template=config.name).Process(target=_nothing, args=(sent,)), buffer)
     finally:
         mp_context.set_spawning_popen(None)
     return buffer.getvalue()
