@@ -15,7 +15,7 @@ from ._core import ffi, lib
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 MAX_FDS: int = lib.FF_MAX_FDS
@@ -36,6 +36,7 @@ FORK_HELD: int = lib.FF_FORK_HELD
 FORK_STREAM: int = lib.FF_FORK_STREAM
 FORK_DIE_WITH_CLIENT: int = lib.FF_FORK_DIE_WITH_CLIENT
 FORK_OPTIONS: int = lib.FF_FORK_OPTIONS
+FIRST_MODULE: int = lib.FF_FIRST_MODULE
 
 OPTION_STDIN: int = lib.FF_OPTION_STDIN
 OPTION_STDOUT: int = lib.FF_OPTION_STDOUT
@@ -194,6 +195,8 @@ class Server:
         How many children may be forked ahead of requests while these come fast.
     spare_quiet:
         Seconds without a request after which these go again.
+    modules:
+        What this process has of `shared_modules`.
 
     """
 
@@ -205,6 +208,7 @@ class Server:
         max_children: int = 0,
         max_spares: int = 0,
         spare_quiet: float = 1.0,
+        modules: int = 0,
     ) -> None:
         key = ffi.from_buffer("unsigned char[]", authkey)
         config = ffi.new(
@@ -218,19 +222,23 @@ class Server:
                 "max_children": max_children,
                 "max_spares": max_spares,
                 "spare_quiet_ms": _milliseconds(spare_quiet),
+                "modules": modules,
             },
         )
         server = ffi.new("struct ff_server **")
         _check(lib.ff_server_new(config, server))
         self._server = server[0]
 
-    def serve(self) -> Request | None:
+    def serve(self, load_modules: Callable[[int], None]) -> Request | None:
         """Serve. Returns None at the end and, in each child, its request: the caller then runs it.
+
+        `load_modules` is called with what clients have of `shared_modules` and this process has not, each once.
 
         Raises `OSError` when the event loop cannot be set up or fails.
         """
         request = ffi.new("struct ff_request *")
-        served = _check(lib.ff_python_serve(self._server, request))
+        while (served := _check(lib.ff_python_serve(self._server, request))) == _SERVED_MODULES:
+            load_modules(request.modules)
         return None if served == _SERVED_ALL else _begin(served, self._server, request)
 
     def close(self) -> None:
@@ -242,6 +250,7 @@ class Server:
 
 # cffi makes each of these when it is first asked for: every child would.
 _SERVED_ALL, _SERVED_SPARE, _SERVED_UNFIT = lib.FF_SERVED_ALL, lib.FF_SERVED_SPARE, lib.FF_SERVED_UNFIT
+_SERVED_MODULES = lib.FF_SERVED_MODULES
 _await_spare_request = lib.ff_spare_await
 _AGAIN = -errno.EAGAIN
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multiprocessing import util
 
-from . import _native
+from . import _native, shared_modules
 from .client import ServerGoneError
 from .context import FastForkProcess, _server, be_started, check_start
 from .errors import StartAllError
@@ -30,7 +30,8 @@ class _PostedPopen(Popen):
             return
         dies = _native.FORK_DIE_WITH_CLIENT if self._dies_with_client(process_obj) else 0
         fds = [parent_sentinel(), *self._fds]
-        self._posted = self._server.post(payload, fds, _native.FORK_PIDFD | dies, self._options)
+        flags = _native.FORK_PIDFD | dies | shared_modules.loaded()
+        self._posted = self._server.post(payload, fds, flags, self._options)
 
     def complete(self, process_obj: Any) -> None:
         """Wait for the child. Raises `OSError` if there is none."""

@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 
-from . import _native
+from . import _native, shared_modules
 from .auth import authenticate
 
 TYPE_CHECKING = False
@@ -337,6 +337,7 @@ class Connection:
         before it answered and a child may or may not have been started, and `OSError` with the errno of what failed.
         """
         flags = _native.FORK_DIE_WITH_CLIENT if die_with_client else 0
+        flags |= shared_modules.loaded()
         if has_options:
             flags |= _native.FORK_OPTIONS
         if self._has_pidfds:
@@ -349,6 +350,7 @@ class Connection:
     def start_with_stream(self, status_fd: int, fds: Sequence[int], *, die_with_client: bool = False) -> None:
         """Have a child forked whose pid and exit code the server writes to `status_fd`, as native int64."""
         flags = _native.FORK_DIE_WITH_CLIENT if die_with_client else 0
+        flags |= shared_modules.loaded()
         self._start(flags | _native.FORK_HELD | _native.FORK_STREAM, b"", [status_fd, *fds])
 
     def _start(self, flags: int, payload: bytes, fds: Sequence[int], sentinel: int = -1) -> Child:

@@ -40,8 +40,8 @@ class TemplateConfig:
     """What is called after the preload: a name for it, and a pickle of the callable and its arguments."""
     sys_path: list[str]
     sys_argv: list[str]
-    modules: list[str]
-    """Modules of multiprocessing that the client has imported: its children will need them."""
+    modules: int
+    """What the client has of `fastfork.shared_modules`."""
     authkey: bytes
     address: str
     """The path of the socket, in a directory of its own; both are the template's to remove."""

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import functools
 import os
-import sys
 import threading
 import time
 import weakref
@@ -63,18 +62,6 @@ _STATUS_DEADLINE = 5.0
 
 ATTEMPTS = 3
 """Templates that a request is sent to, one after another, while they die before they have it."""
-
-_SHARED_MODULES = (
-    "multiprocessing.connection",
-    "multiprocessing.pool",
-    "multiprocessing.queues",
-    "multiprocessing.synchronize",
-    "multiprocessing.managers",
-    "multiprocessing.shared_memory",
-    "multiprocessing.sharedctypes",
-    "concurrent.futures.process",
-)
-"""Modules of the standard library whose presence in a client tells that its children will import them."""
 
 
 class ForkServer:
@@ -471,7 +458,7 @@ class ForkServer:
         return True
 
     def _launch(self) -> None:
-        from . import levers
+        from . import levers, shared_modules
         from .retirement import Retired
 
         self._watch_forks()
@@ -494,7 +481,7 @@ class ForkServer:
             sys_path=data["sys_path"],
             calls=self.calls,
             sys_argv=data["sys_argv"],
-            modules=[name for name in _SHARED_MODULES if name in sys.modules],
+            modules=shared_modules.loaded(),
         )
         launched = self._start_template(config)
         known = {

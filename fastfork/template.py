@@ -15,12 +15,12 @@ import socket
 import sys
 from multiprocessing import process, spawn, util
 
-from . import _native, child
+from . import _native, child, shared_modules
 from .config import TemplateConfig
 from .installation import take_over
 from .preload import PreloadFailedError, flush_standard_streams, is_main_preloaded, preload
 from .report import Report
-from .warmup import warm_up
+from .warmup import settle, warm_up
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def _set_up(config: TemplateConfig, report: Report) -> bool:
     sys.argv[:] = config.sys_argv
     take_over(config.takes_over)
     with _without_collections():
-        for name in config.modules:
-            __import__(name)
+        shared_modules.load(config.modules)
         if not _preload_and_report(config, report):
             return False
     config.is_prepared = _prepare(config)
@@ -153,15 +152,22 @@ def run_server(
         config.max_children,
         config.max_spares,
         config.spare_quiet,
+        shared_modules.loaded(),
     )
     has_collector = gc.isenabled()
     gc.disable()
     prepare_memory(child.serve, config)
     report.be_ready()
     run_child = child.run  # looked up here, and not by every child
-    request = server.serve()
+    request = server.serve(_load_modules)
     if request is not None:
         if has_collector:
             gc.enable()
         run_child(request, config)
     server.close()
+
+
+def _load_modules(bits: int) -> None:
+    """Load what a client has, while it waits for its child."""
+    shared_modules.load(bits)
+    settle()

@@ -73,6 +73,14 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
         huge_pages.use()
 
 
+def settle() -> None:
+    """Do the same to what has been loaded since: to that alone, as the template serves, so where the rest is frozen."""
+    if levers.is_enabled("freeze"):
+        gc.collect()
+        immortal.make_heap_immortal()
+        gc.freeze()
+
+
 def warm_up_for_tasks(_serve: Callable[[Request, TemplateConfig], int], config: TemplateConfig) -> None:
     """Prepare a fork of a client, which may hold much: nothing is done that would write to all of it.
 
