@@ -11,7 +11,6 @@ from fastfork import shared_modules
 PROGRAM = """
     import concurrent.futures
     import sys
-    import multiprocessing
     import fastfork
 
     def write_modules(path, *sent):
@@ -30,8 +29,9 @@ PROGRAM = """
         return read_modules("modules")
 
     def run_all(ctx, *sent):
-        fastfork.start_all([ctx.Process(target=write_modules, args=("modules", *sent))])
-        multiprocessing.active_children()[0].join()
+        process = ctx.Process(target=write_modules, args=("modules", *sent))
+        fastfork.start_all([process])
+        process.join()
         return read_modules("modules")
 
     def run_in_pool(ctx):
