@@ -8,6 +8,8 @@
  *                                            |                                                         |
  *                                            +---------------------------------------------------------+
  *
+ * Nor is there room while the server's process is to load modules that the client has told of.
+ *
  * Where there are spares, or the request has options, it waits likewise until the child that has got it begins: see
  * ff_spare.h; what comes of it is ff_server.c's to find out. Exits then wait, too: its answer, which may be due at any
  * moment, finds the outbox empty.
