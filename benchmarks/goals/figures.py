@@ -38,6 +38,7 @@ def _memory(title: str) -> Figure:
 FIGURES = {
     "start": _micro("start(); join() of a no-op, median"),
     "start-p99": _micro("start(); join() of a no-op, p99"),
+    "queue": _micro("start(); join() of a process that is sent a queue"),
     "lean": _micro("lean call, median"),
     "loop": _micro("each of 8 that are started in turn, and joined", "in turn"),
     "batch": _micro("each of 8 that start_all() starts, and joined", "start_all()"),

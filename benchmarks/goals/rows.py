@@ -86,6 +86,16 @@ GOALS = (
         aim=always(1.2),
     ),
     Goal(
+        "queue",
+        "the same where it is sent a queue, as fast as fork",
+        "starts",
+        _times_as_fast("queue", FORK),
+        at_least=True,
+        reach=nothing,
+        aim=nothing,
+        beside=(_times_as_fast("queue", FORKSERVER), _times_as_fast("queue", TUNED)),
+    ),
+    Goal(
         "lean",
         "a lean call, of the floor",
         "starts",

@@ -21,6 +21,8 @@ def measure(job: Job, found: Found) -> None:
     with clients_of(job.rivals, []) as clients:
         if job.figures & {"start", "start-p99", "rate", "faults"}:
             _starts(job, clients, found)
+        if "queue" in job.figures:
+            _starts_with_queue(job, clients, found)
         if "lean" in job.figures:
             _lean_calls(job, clients, found)
         if job.figures & {"batch", "loop"}:
@@ -42,6 +44,17 @@ def _starts(job: Job, clients: dict[str, Client], found: Found) -> None:
             found.put("rate", rival.name, figures.flight_rate)
         if figures.faults is not None:
             found.put("faults", rival.name, figures.faults)
+
+
+def _starts_with_queue(job: Job, clients: dict[str, Client], found: Found) -> None:
+    rivals = [rival for rival in job.rivals if rival.name != FLOOR]
+    times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+    count = job.plan.per_slice(job.plan.starts)
+    job.progress.begin(job.plan.slices * len(rivals), "starts with a queue")
+    for rival in runner.by_turns(rivals, job.plan.slices, job.progress):
+        times[rival.name] += clients[rival.name].ask("with_queue", count)
+    for name, samples in times.items():
+        found.put("queue", name, median(samples))
 
 
 def _lean_calls(job: Job, clients: dict[str, Client], found: Found) -> None:

@@ -68,10 +68,15 @@ class Client:
         the exit codes. One more child, outside the times, proves that children compute and exit as asked.
         """
         begin = time.perf_counter()
-        times = [self._start_and_join() for _ in range(count)]
+        times = [self._start_and_join(self._process(self._nop)) for _ in range(count)]
         elapsed = time.perf_counter() - begin
         self._check_answer()
         return times, elapsed
+
+    def with_queue(self, count: int) -> list[float]:
+        """Start and join `count` processes that are sent a queue: the time of each."""
+        sent = (self._context.SimpleQueue(),)
+        return [self._start_and_join(self._process(bench_tasks.take, sent)) for _ in range(count)]
 
     def lean_calls(self, count: int) -> list[float]:
         """Have `count` processes answer by lean calls, one after another: the time of each."""
@@ -211,8 +216,7 @@ class Client:
         arrived = int.from_bytes(os.read(fifo, bench_tasks.TIME_SIZE), "little")
         return (arrived - begin) / 1e9
 
-    def _start_and_join(self) -> float:
-        process = self._process(self._nop)
+    def _start_and_join(self, process: BaseProcess) -> float:
         begin = time.perf_counter()
         process.start()
         process.join()
