@@ -18,7 +18,7 @@ from support import targets
 from support.processes import DEADLINE, descriptors, exit_code_of, fork
 
 import fastfork
-from fastfork import _native
+from fastfork import _native, shared_modules
 
 from .wire import FRAME, Request, Witness, header, say, send_with_fds, serve_newcomer, work
 
@@ -87,7 +87,7 @@ def unsound_fields():
         yield header(version=version, fds=5), 5, "version"
     for kind in (0, 2, 3, 4, 5, 77, 0xFFFF):
         yield header(type=kind, fds=5), 5, "type"
-    for flags in (4, 64, 1 << 30, -1, -(1 << 31)):
+    for flags in (4, 64, 1 << 15, -1, -(1 << 31)):
         yield header(value=flags, fds=5), 5, "type"
     yield header(value=_native.FORK_HELD), 0, "type"  # which descriptor?
 
@@ -125,6 +125,15 @@ def test_the_program_is_told_the_cause_and_its_next_start_works(ctx, monkeypatch
     process.start()
     process.join()
     assert process.exitcode == 5
+
+
+def test_modules_that_have_no_name_are_none(ctx, monkeypatch):
+    """A client tells of its modules by bits: these are more than there are names for."""
+    monkeypatch.setattr(shared_modules, "loaded", lambda: 0x7FFF0000)
+    process = ctx.Process(target=targets.leave, args=(7,))
+    process.start()
+    process.join(DEADLINE)
+    assert process.exitcode == 7
 
 
 @pytest.mark.fault("Requests of the smallest and the largest size")
