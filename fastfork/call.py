@@ -77,6 +77,7 @@ class Call:
         self.unsent = message.pack(0, parts) if parts else _NO_PARTS
         self._child: Child | None = None
         self._error: OSError | None = None
+        self._due: tuple[int, bool] | None = None
         self.sock, theirs = socket.socketpair()
         try:
             self.sock.setblocking(False)
@@ -110,6 +111,7 @@ class Call:
                 self._error = answer
             else:
                 self._child = answer
+                self._send_due()
         if self._error is not None:
             raise self._error
         return self._child
@@ -145,12 +147,14 @@ class Call:
     def kill(self, number: int, *, whole_group: bool = False) -> None:
         """Send a signal to the child, or to its process group if it leads one; it may have ended.
 
-        A process group keeps its number as long as somebody is in it.
+        A process group keeps its number as long as somebody is in it. A child that is not known yet gets the last such
+        signal when it is: see `is_due_a_signal`.
         """
         with contextlib.suppress(OSError):
             self.update()
         child = self._child
         if child is None:
+            self._due = (number, whole_group)
             return
         if whole_group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -158,6 +162,15 @@ class Call:
         if child.exit_code is None and not self._connection.is_over():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, number)
+
+    def is_due_a_signal(self) -> bool:
+        """Whether `kill` waits for the child to be known: `update` is to be called until it is."""
+        return self._due is not None and self._error is None
+
+    def _send_due(self) -> None:
+        if self._child is not None and self._due is not None:
+            (number, whole_group), self._due = self._due, None
+            self.kill(number, whole_group=whole_group)
 
     def forget(self) -> None:
         """Have nothing more to do with it: the child comes to its end by itself."""

@@ -43,7 +43,7 @@ class _Running:
         self.is_told_to_end = False
         self.is_over_limit = False
         self.is_answered = False
-        self.is_dead = False
+        self.awaits_end = False
 
 
 class Manager:
@@ -302,8 +302,9 @@ class Manager:
         self._ending.append(running)
         if running.is_over_limit:
             running.call.kill(signal.SIGKILL, whole_group=True)  # whoever it has left
-        if not running.submission.future.done() and not (running.is_answered and self._is_final(running)):
-            running.is_dead = True
+        is_settled = running.submission.future.done() or (running.is_answered and self._is_final(running))
+        if not is_settled or running.call.is_due_a_signal():
+            running.awaits_end = True
             self._watch(running.call.connection)
 
     def _is_final(self, running: _Running) -> bool:
@@ -333,19 +334,19 @@ class Manager:
                 continue
             left.append(running)
         self._ending = left
-        if self._watched and not any(running.is_dead for running in left):
+        if self._watched and not any(running.awaits_end for running in left):
             self._unwatch_all()
 
     def _has_ended(self, running: _Running) -> bool:
         try:
-            has_ended = running.call.update() if running.is_dead else running.call.has_ended()
+            has_ended = running.call.update() if running.awaits_end else running.call.has_ended()
         except OSError as error:  # there was no process
             if running.submission.may_start_again(error):
                 self._queue.appendleft(running.submission)
             else:
                 running.submission.fail(error)
             return True
-        if has_ended and running.is_dead:
+        if has_ended and running.awaits_end and not running.submission.future.done():
             self._settle_dead(running)
         return has_ended
 

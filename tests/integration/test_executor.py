@@ -28,7 +28,7 @@ from support.processes import (
 )
 
 import fastfork
-from fastfork import forkserver
+from fastfork import client, forkserver
 from fastfork.executor import own_server, settings_of
 
 
@@ -249,6 +249,21 @@ def test_a_process_that_dies_fails_its_own_future_and_says_how(
 def test_nonsense_on_the_channel_fails_its_own_future(executor):
     assert isinstance(failure_of(executor, tasks.corrupt_channel), Exception)
     assert result_of(executor, abs, -1) == 1
+
+
+def test_nonsense_that_comes_before_the_start_is_told_of_ends_its_process(executor, monkeypatch):
+    template = result_of(executor, os.getppid)
+    told = threading.Event()
+    answer_to = client.Connection.answer_to
+    monkeypatch.setattr(
+        client.Connection,
+        "answer_to",
+        lambda self, number: answer_to(self, number) if told.is_set() else None,
+    )
+    assert isinstance(failure_of(executor, tasks.corrupt_channel), Exception)
+    assert len(children_of(template)) == 1
+    told.set()
+    wait_until(lambda: children_of(template) == [])
 
 
 def test_a_template_that_is_killed_is_replaced(default_executor, template):
