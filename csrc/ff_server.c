@@ -942,6 +942,7 @@ static void check_alive(struct ff_server *server)
     if (received > 0 || (received < 0 && errno == EAGAIN))
         return;
     server->leaving = true;
+    ff_spares_dismiss(&server->spares);
     server->loop->backend->watch(server->loop, server->config.alive_fd, 0, NULL);
 }
 

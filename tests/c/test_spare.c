@@ -217,6 +217,34 @@ static void test_they_go_when_it_is_quiet(void)
     close_spared(&spared);
 }
 
+/* Though a child lives, and the server with it: no request for them will come. */
+static void test_they_go_when_the_server_is_let_go_of(void)
+{
+    static const struct service waiting = {
+        .child = wait_for_end, .max_spares = 2, .spare_quiet_ms = NOT_SOON};
+    struct spared spared;
+    int closed[2];
+    int gate[2];
+
+    make_pipe(closed);
+    make_pipe(gate);
+    CHECK_INT(close(closed[1]), 0);
+    open_spared(&spared, &waiting);
+    for (int i = 0; i < QUICK; i++)
+        run_one(&spared, "", 0, closed, 1);
+    start_child(spared.sock, 1000, 0, "", 0, gate, 1);
+    await_spares(&spared, 2);
+    release_server(&spared.serving);
+    await_spares(&spared, 0);
+    CHECK_INT(look(spared.status).live_children, 1);
+    close_both(gate);
+    check_exit(spared.sock, 1000, 0);
+    CHECK_INT(close(spared.status), 0);
+    CHECK_INT(close(spared.sock), 0);
+    await_server_end(&spared.serving);
+    CHECK_INT(close(closed[0]), 0);
+}
+
 static void test_descriptors_and_payloads(void)
 {
     static const struct service numbering = {
@@ -659,6 +687,7 @@ int main(void)
     RUN(test_none_without_a_pace);
     RUN(test_none_unless_asked_for);
     RUN(test_they_go_when_it_is_quiet);
+    RUN(test_they_go_when_the_server_is_let_go_of);
     RUN(test_descriptors_and_payloads);
     RUN(test_largest_payload);
     RUN(test_what_is_not_for_spares);
