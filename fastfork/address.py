@@ -26,6 +26,9 @@ _SOCKET = "s"
 _NEW_SOCKET = "n"
 """The socket's name until it listens: so that one which is called `_SOCKET` and does not is nobody's any more."""
 
+_RANDOM_DIGITS = 8
+"""Of the name of each folder: as many as `tempfile` gives it."""
+
 _LONGEST_BIRTH = 3600.0
 """Seconds after which a folder without a socket that listens will not get one any more."""
 
@@ -63,9 +66,31 @@ def listen(on_failure: contextlib.ExitStack) -> tuple[socket.socket, str]:
     raise OSError(first_error and first_error.errno, message) from first_error
 
 
+def listen_at(address: str, on_failure: contextlib.ExitStack) -> socket.socket:
+    """Return a listening socket as `listen` does, at an address whose folder is there already, and empty."""
+    on_failure.callback(remove, address)
+    listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    _listen_in(os.path.dirname(address), listener)
+    return listener
+
+
+def folder_after(address: str, digits: str) -> str:
+    """Return a folder beside that of an address, with a name as long as its own, from hexadecimal digits."""
+    base = os.path.dirname(os.path.dirname(address))
+    return os.path.join(base, _prefix() + digits[:_RANDOM_DIGITS])
+
+
+def socket_in(folder: str) -> str:
+    """Return the address of the template whose folder this is."""
+    return os.path.join(folder, _SOCKET)
+
+
 def _listen_below(base: str, listener: socket.socket) -> str:
-    directory = tempfile.mkdtemp(prefix=_prefix(), dir=base)
-    address = os.path.join(directory, _SOCKET)
+    return _listen_in(tempfile.mkdtemp(prefix=_prefix(), dir=base), listener)
+
+
+def _listen_in(directory: str, listener: socket.socket) -> str:
+    address = socket_in(directory)
     new_address = os.path.join(directory, _NEW_SOCKET)
     try:
         listener.bind(new_address)
@@ -101,7 +126,8 @@ def _base_directories() -> Iterator[str]:
 
 
 def _if_short(directory: str) -> Iterator[str]:
-    if len(os.fsencode(os.path.join(directory, f"{_prefix()}12345678", _SOCKET))) <= _MAX_ADDRESS:
+    folder = os.path.join(directory, _prefix() + "r" * _RANDOM_DIGITS)
+    if len(os.fsencode(socket_in(folder))) <= _MAX_ADDRESS:
         yield directory
 
 

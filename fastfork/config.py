@@ -10,12 +10,16 @@ if TYPE_CHECKING:
 class TemplateConfig:
     """The description of a template. It travels to the new interpreter by pickle, over a pipe."""
 
+    has_successors: bool
+    """Whether one that has died may be made again from this, by whoever knew it: see `fastfork.succession`."""
     name: str | None
     """The template's name; None for the default one."""
     nested: str
     """``"share"``: children ask this template for their own children. ``"own"``: each starts another one."""
     takes_over: str
     """The start methods that run on fastfork in the whole tree: see `fastfork.installation.take_over`."""
+    surroundings: tuple[object, ...]
+    """What the launching client has handed on to it, and later what it hands on itself: see `fastfork.surroundings`."""
     preload: list[str]
     on_error: str
     on_threads: str
@@ -52,3 +56,11 @@ class TemplateConfig:
 
     def __init__(self, **values: object) -> None:
         vars(self).update(values)
+
+    def again(self) -> TemplateConfig:
+        """Return a description of the same template before it was launched."""
+        return TemplateConfig(**{**vars(self), "is_prepared": False})
+
+    def says(self, wishes: dict[str, object]) -> bool:
+        """Whether it has all these values."""
+        return wishes.items() <= vars(self).items()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .config import TemplateConfig
     from .launch import LaunchedTemplate
+    from .succession import Place
 
 
 class CurrentProcess(ForkServer):
@@ -44,13 +45,14 @@ class CurrentProcess(ForkServer):
         self._is_forked = False
         self.functions: MutableMapping[int, FunctionType] = weakref.WeakValueDictionary()
 
-    def _start_template(self, config: TemplateConfig) -> LaunchedTemplate:
+    def _start_template(self, config: TemplateConfig, _place: Place | None) -> LaunchedTemplate:
         if self._is_forked:
             message = (
                 "the template was a fork of this process as it stood; it has died, and cannot be made again"
             )
             raise OSError(errno.ESRCH, message)
         config.is_prepared = True
+        config.has_successors = False
         flush_standard_streams()  # tasks would write once more what is still buffered
         found = functions.find_all()
         launched = fork(config, partial(_be_template, found))

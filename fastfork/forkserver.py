@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .launch import LaunchedTemplate
     from .retirement import Retired
     from .status import ServerStatus, StatusPage
+    from .succession import Place
 
     Answer = TypeVar("Answer")
 
@@ -100,6 +101,8 @@ class ForkServer:
         self.spare_quiet = 1.0
         self.die_with_client = False
         self._launched: LaunchedTemplate | None = None
+        self._config: TemplateConfig | None = None  # of the running template
+        self._died: TemplateConfig | None = None  # of one whose successor is to be found
         self._connection: Connection | None = None
         self._retired: list[Retired] = []
         self._page: StatusPage | None = None
@@ -202,7 +205,7 @@ class ForkServer:
             _tracker_fd()
             if not self._is_running():
                 self._forget()
-                self._launch()
+                self._succeed_or_launch()
 
     # ---- fastfork's own ----
 
@@ -334,6 +337,7 @@ class ForkServer:
         self._forkserver_alive_fd = alive_fd
         self._inherited_fds = fds
         if config.nested == "share":
+            self._config = config
             self.prepared = config.prepared
             self._forkserver_address = config.address
             self._forkserver_authkey = config.authkey
@@ -412,7 +416,7 @@ class ForkServer:
         if not launched.process.wait(_GRACE):
             launched.process.kill()
             launched.process.wait(None)
-        self._forget()
+        self._forget_unserved()
 
     def _death_of(self, launched: LaunchedTemplate) -> OSError:
         """Let go of a template that has died before it took a connection: the error that says so."""
@@ -420,7 +424,7 @@ class ForkServer:
 
         module = launched.module_being_preloaded()
         last = "" if module is None else f"; the last module that it began to preload was {module!r}"
-        self._forget()
+        self._forget_unserved()
         code = launched.process.exit_code
         return ServerGoneError(
             errno.ECONNRESET, f"the fork server died before it served (exit code {code}{last})"
@@ -457,61 +461,111 @@ class ForkServer:
             return False
         return True
 
-    def _launch(self) -> None:
-        from . import levers, shared_modules
-        from .retirement import Retired
+    def _succeed_or_launch(self) -> None:
+        """Find the successor of the template that has died, or be the one to launch it; or launch another one."""
+        died, self._died = self._died, None
+        place = None
+        if died is not None and died.has_successors and died.says(self._wishes()):
+            from . import succession
 
-        self._watch_forks()
+            place = succession.find(died.address, died.authkey)
+        if died is None or place is None:
+            self._launch(self._new_config())
+        elif place.is_claimed:
+            self._launch(died.again(), place)
+        else:
+            self._join(died.again(), place)
+
+    def _wishes(self) -> dict[str, object]:
+        """Return what this process would have its template be, but for what a client tells it."""
+        from . import levers, surroundings
+
+        return {
+            "preload": self._preload_modules,
+            "on_error": self._preload_on_error,
+            "preload_timeout": self._preload_timeout,
+            "on_threads": self._preload_on_threads,
+            "max_children": self.max_children,
+            "max_spares": self.spares if levers.is_enabled("spares") else 0,
+            "spare_quiet": self.spare_quiet,
+            "name": self.name,
+            "nested": self.nested,
+            "takes_over": _forkserver.takes_over,
+            "calls": self.calls,
+            "surroundings": surroundings.look(),
+        }
+
+    def _new_config(self) -> TemplateConfig:
+        from . import shared_modules
+
         data = preparation_data("ignore")
-        config = TemplateConfig(
-            preload=self._preload_modules,
-            on_error=self._preload_on_error,
-            preload_timeout=self._preload_timeout,
-            on_threads=self._preload_on_threads,
-            max_children=self.max_children,
-            max_spares=self.spares if levers.is_enabled("spares") else 0,
-            spare_quiet=self.spare_quiet,
-            name=self.name,
-            nested=self.nested,
-            takes_over=_forkserver.takes_over,
+        return TemplateConfig(
+            **self._wishes(),
+            has_successors=True,
             prepared=shared_part(data),
             is_prepared=False,
             main=main_module_of(data),
             main_imports=imports_of_main(),
             sys_path=data["sys_path"],
-            calls=self.calls,
             sys_argv=data["sys_argv"],
             modules=shared_modules.loaded(),
         )
-        launched = self._start_template(config)
-        known = {
-            "_launched": launched,
-            "prepared": config.prepared,
-            "_forkserver_pid": launched.pid,
-            "_forkserver_alive_fd": launched.alive_fd,
-            "_forkserver_authkey": config.authkey,
-            "_forkserver_address": config.address,
-        }
-        make_known = vars(self).update  # by one call: no signal handler and no fork finds a half of it
+
+    def _launch(self, config: TemplateConfig, place: Place | None = None) -> None:
+        from .retirement import Retired
+
+        self._watch_forks()
+        launched = self._start_template(config, place)
         if self._forkserver_address is None:
-            make_known(known)
+            self._know(config, launched.alive_fd, launched)
         else:  # a signal handler has launched one meanwhile
             launched.close()
             self._retired.append(Retired(launched, None))
 
-    def _start_template(self, config: TemplateConfig) -> LaunchedTemplate:
+    def _join(self, config: TemplateConfig, place: Place) -> None:
+        """Use a template that another process has launched, and that ends with that one's last user.
+
+        Its children get a descriptor in place of what would tell it that it is needed: no pipe is behind it.
+        """
+        config.address, config.authkey = place.address, place.authkey
+        alive_fd = os.open(os.devnull, os.O_WRONLY)
+        if self._forkserver_address is None:
+            self._know(config, alive_fd, None)
+        else:
+            os.close(alive_fd)
+
+    def _know(self, config: TemplateConfig, alive_fd: int, launched: LaunchedTemplate | None) -> None:
+        """Know of a template, by one call: no signal handler and no fork finds a half of it."""
+        vars(self).update(
+            _launched=launched,
+            _config=config,
+            prepared=config.prepared,
+            _forkserver_pid=None if launched is None else launched.pid,
+            _forkserver_alive_fd=alive_fd,
+            _forkserver_authkey=config.authkey,
+            _forkserver_address=config.address,
+        )
+
+    def _start_template(self, config: TemplateConfig, place: Place | None) -> LaunchedTemplate:
         from .launch import launch
 
-        return launch(config)
+        return launch(config, place)
 
     def _forget(self) -> None:
         """Let go of a template that has died; what it still said about children is kept."""
+        died = self._config or self._died
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drain()
         if self._launched is not None:
             self._launched.remove_address()
         self._let_go()
+        self._died = died
+
+    def _forget_unserved(self) -> None:
+        """The same, of one that nobody else can know: the next one is launched as the program is by then."""
+        self._forget()
+        self._died = None
 
     def _retire(self) -> Retired:
         """Let go of a template that lives: it leaves with the last child."""
@@ -530,6 +584,7 @@ class ForkServer:
         elif self._forkserver_alive_fd is not None:
             os.close(self._forkserver_alive_fd)
         self._launched = None
+        self._config = self._died = None
         self._page = None
         self.prepared = None
         self._forkserver_address = None
@@ -614,12 +669,12 @@ class ForkServer:
         return fd
 
     def _stop(self) -> None:
-        """Stop the template that this process started, if any; used by CPython's tests when they are done.
+        """Stop the template of this process, unless it is its parent's; used by CPython's tests when they are done.
 
         Their leftover children may be on their way out, so the template gets a while to end with them. It does not
         hold up its caller for longer, as the standard library's would not: such a child may wait for ever.
         """
-        if self._launched is not None:
+        if self._inherited_fds is None:
             self._leave_template(patience=_LEFTOVER_DEADLINE)
         else:
             with self._lock:

@@ -11,7 +11,7 @@ import time
 from multiprocessing import spawn, util
 
 from . import levers
-from .address import listen, remove
+from .address import listen, listen_at, remove
 from .child_process import ChildProcess
 from .errors import PreloadError
 from .preload import names_of_all
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .config import TemplateConfig
+    from .succession import Place
 
 AUTHKEY_SIZE = 32
 """Bytes of the key that a template shares with its clients."""
@@ -135,14 +136,25 @@ def _with_note(error: PreloadError) -> PreloadError:
     return error
 
 
-def launch(config: TemplateConfig) -> LaunchedTemplate:
+def launch(config: TemplateConfig, place: Place | None = None) -> LaunchedTemplate:
     """Start the interpreter of a template. It may still be preloading when this returns.
 
+    Parameters
+    ----------
+    config:
+        What it is to be; its address, its key and its descriptors are set here.
+    place:
+        Where to, if it is a template's successor; otherwise a new place is made.
+
     Raises `OSError` when the socket cannot be made or the interpreter not be started.
+
     """
-    config.authkey = os.urandom(AUTHKEY_SIZE)
+    config.authkey = os.urandom(AUTHKEY_SIZE) if place is None else place.authkey
     with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as of_template:
-        listener, config.address = listen(on_failure)
+        if place is None:
+            listener, config.address = listen(on_failure)
+        else:
+            listener, config.address = listen_at(place.address, on_failure), place.address
         config.listener_fd = of_template.enter_context(listener).fileno()
         config_r, config_w = _pipe(of_template, on_failure)
         config.alive_fd, alive_w = _pipe(of_template, on_failure)

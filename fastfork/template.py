@@ -15,7 +15,7 @@ import socket
 import sys
 from multiprocessing import process, spawn, util
 
-from . import _native, child, shared_modules
+from . import _native, child, shared_modules, surroundings
 from .config import TemplateConfig
 from .installation import take_over
 from .preload import PreloadFailedError, flush_standard_streams, is_main_preloaded, preload
@@ -154,6 +154,9 @@ def run_server(
         config.spare_quiet,
         shared_modules.loaded(),
     )
+    config.surroundings = (
+        surroundings.look()
+    )  # the children's: preloaded modules may have changed the launching client's
     has_collector = gc.isenabled()
     gc.disable()
     prepare_memory(child.serve, config)

@@ -474,28 +474,9 @@ import multiprocessing, os, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 
 import fastfork
+from fastfork import forkserver
 
 THREADS = 4
-
-
-def command_of(pid):
-    with open(f"/proc/{pid}/cmdline") as stream:
-        return stream.read()
-
-
-def template():
-    \"\"\"Return the pid of the only template that this process has started.\"\"\"
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat") as stream:
-                state, parent = stream.read().rpartition(")")[2].split()[:2]
-            if int(parent) == os.getpid() and state != "Z" and "fastfork.template" in command_of(name):
-                found.append(int(name))
-        except OSError:
-            pass
-    (pid,) = found
-    return pid
 
 
 def start_all_at_once(go):
@@ -504,54 +485,62 @@ def start_all_at_once(go):
     def start(code):
         go.wait(60)
         at_once.wait()
-        process = context.Process(target=sys.exit, args=(code,))
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=tell_parent_and_leave, args=(sender, code))
         process.start()
         process.join()
-        return process.exitcode
+        return process.exitcode, receiver.recv()
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(start, range(THREADS)))
 
 
-def work(ready, go, answers):
+def tell_parent_and_leave(sender, code):
+    sender.send((os.getppid(), os.getcwd(), sys.argv))
+    sys.exit(code)
+
+
+def work(ready, go, answers, over):
     context.Process(target=int).start()
     ready.release()
-    codes = start_all_at_once(go)
-    answers.put((codes, template(), os.getpid()))
-    answers.close()
-    answers.join_thread()
-    go.wait()
+    answers.put(start_all_at_once(go))
+    over.wait()
     sys.exit(9)
 
 
 context = fastfork.get_context()
 
 if __name__ == "__main__":
-    ready, go, answers = context.Semaphore(0), context.Event(), context.Queue()
-    workers = [context.Process(target=work, args=(ready, go, answers)) for _ in range(5)]
+    ready, go, over, answers = context.Semaphore(0), context.Event(), context.Event(), context.SimpleQueue()
+    workers = [context.Process(target=work, args=(ready, go, answers, over)) for _ in range(5)]
     for worker in workers:
         worker.start()
     for worker in workers:
         ready.acquire()
-    before = template()
+    before = forkserver._forkserver._forkserver_pid
     os.kill(before, 9)
     os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
     threading.Timer(0.1, go.set).start()
-    mine = start_all_at_once(go)
-    found = [(mine, template(), os.getpid())] + [answers.get(timeout=60) for _ in workers]
-    assert all(codes == list(range(THREADS)) for codes, *_ in found), found
-    assert len({pid for _, pid, _ in found} - {before}) == 6
+    mine = start_all_at_once(go) if sys.argv[1] == "all" else []
+    go.wait()
+    found = [answer for answers_of_one in [mine] + [answers.get() for _ in workers] for answer in answers_of_one]
+    assert sorted(code for code, _ in found) == sorted(list(range(THREADS)) * (len(found) // THREADS)), found
+    assert all(told[1:] == (os.getcwd(), sys.argv) for _, told in found), found
+    templates = {told[0] for _, told in found}
+    assert before not in templates
+    over.set()
     for worker in workers:
         worker.join()
-    print(*(worker.exitcode for worker in workers))
+    print(len(templates), *(worker.exitcode for worker in workers))
 """
 
 
-def test_many_threads_of_many_processes_that_find_their_server_dead_have_one_other_each(programs):
-    """A process of the tree cannot tell the others of the template that it starts: there is one for each that asks."""
-    outcome = programs.run(MANY)
+@pytest.mark.parametrize("who", ["all", "children alone"])
+def test_many_threads_of_many_processes_that_find_their_server_dead_have_one_other_one(programs, who):
+    """Whoever comes first launches it, be that the one that had launched the first one or a process that it forked."""
+    outcome = programs.run(MANY, who)
     told = "9 9 9 9 9" if kernel_tells_exit_codes() else "255 255 255 255 255"
-    assert outcome.lines == [told]
+    assert outcome.lines == [f"1 {told}"]
 
 
 # ---- the client ----

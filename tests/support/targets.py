@@ -325,6 +325,13 @@ def start_when_told(connection, context):
     connection.send((parent, child.exitcode))
 
 
+def start_when_told_and_stay(connection, context):
+    """The same, and live until the connection ends."""
+    start_when_told(connection, context)
+    with contextlib.suppress(EOFError):
+        connection.recv()
+
+
 def send_parent_and_leave(connection, code):
     connection.send(os.getppid())
     sys.exit(code)

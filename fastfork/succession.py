@@ -1,0 +1,91 @@
+"""Where the successor of a template that has died is found, by all who knew it, without a word between them.
+
+Address and key of each template follow from those of the one before it, by a hash that only those can make who know
+that key. So whoever finds his template dead looks there. The first one to come makes the folder, which only one can,
+and launches the successor; the others join it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import os
+import socket
+import time
+
+from .address import folder_after, socket_in
+
+_GENERATIONS = 16
+"""Successors that are looked at, each of which has died before the next one."""
+
+_BIRTH = 1.0
+"""Seconds that whoever has made a folder may take until its socket listens: it is the next thing that he does."""
+
+_LOOK = 0.005
+"""Seconds between two looks at a folder without a socket."""
+
+
+class Place:
+    """Where a template is, or is to be.
+
+    Attributes
+    ----------
+    address, authkey:
+        Of the template.
+    is_claimed:
+        Whether its folder is this process's, which is to launch a template there; otherwise one listens.
+
+    """
+
+    def __init__(self, address: str, authkey: bytes, *, is_claimed: bool) -> None:
+        self.address = address
+        self.authkey = authkey
+        self.is_claimed = is_claimed
+
+
+def find(address: str, authkey: bytes) -> Place | None:
+    """Find the successor of the template that had this address and this key, or claim its place.
+
+    None where there is neither: a folder cannot be made, or whoever has made it does not go on.
+    """
+    for _ in range(_GENERATIONS):
+        folder = folder_after(address, _digest(authkey, b"fastfork: where the successor is").hex())
+        authkey = _digest(authkey, b"fastfork: the key of the successor")
+        address = socket_in(folder)
+        found = _claim_or_await(folder, address)
+        if found != _DEAD:
+            return Place(address, authkey, is_claimed=found == _CLAIMED) if found else None
+    return None
+
+
+_CLAIMED, _LISTENS, _DEAD = "claimed", "listens", "dead"
+
+
+def _claim_or_await(folder: str, address: str) -> str | None:
+    """Make the folder, or wait until somebody listens there; None where neither comes to be."""
+    deadline = time.monotonic() + _BIRTH
+    while True:
+        try:
+            os.mkdir(folder, 0o700)
+            return _CLAIMED
+        except FileExistsError:  # or a template that leaves is about to remove it
+            found = _look(address)
+        except OSError:
+            return None
+        if found is not None or time.monotonic() >= deadline:
+            return found
+        time.sleep(_LOOK)
+
+
+def _look(address: str) -> str | None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        error = sock.connect_ex(address)
+    if error == errno.ECONNREFUSED:
+        return _DEAD
+    return _LISTENS if error in (0, errno.EAGAIN) else None  # EAGAIN: it has no time for another connection
+
+
+def _digest(authkey: bytes, purpose: bytes) -> bytes:
+    return hmac.digest(authkey, purpose, hashlib.sha256)

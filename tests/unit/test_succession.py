@@ -1,0 +1,283 @@
+"""Where the successor of a dead template is: one place for all who knew it, one that launches it, others that join."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import stat
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import process
+
+import pytest
+from support import raw, targets, trees
+from support.processes import DEADLINE, children_of, exit_code_of, fork, is_alive, wait_until
+
+import fastfork
+from fastfork import address, forkserver, succession
+
+KEY = b"k" * 32
+
+
+@pytest.fixture
+def first():
+    """The address of a template, in a folder for those of its successors."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:
+        yield os.path.join(base, f"{address._prefix()}12345678", "s")
+
+
+@contextlib.contextmanager
+def listening(place):
+    """Have somebody listen at a place that has been claimed; afterwards the socket is there, and deserted."""
+    with contextlib.ExitStack() as on_failure, address.listen_at(place.address, on_failure):
+        on_failure.pop_all()
+        yield
+
+
+def test_the_first_one_claims_the_place_and_the_others_join(first):
+    claimed = succession.find(first, KEY)
+    assert claimed.is_claimed
+    folder = os.path.dirname(claimed.address)
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    assert os.path.dirname(folder) == os.path.dirname(os.path.dirname(first))
+    assert len(claimed.address) == len(first)
+    with listening(claimed):
+        joined = succession.find(first, KEY)
+    assert not joined.is_claimed
+    assert (joined.address, joined.authkey) == (claimed.address, claimed.authkey)
+
+
+def test_place_and_key_are_known_to_those_alone_who_know_the_key(first):
+    ours, others = succession.find(first, KEY), succession.find(first, b"o" * 32)
+    assert ours.is_claimed
+    assert others.is_claimed
+    assert ours.address != others.address
+    assert len({ours.authkey, others.authkey, KEY}) == 3
+    assert len(ours.authkey) == len(KEY)
+
+
+def test_the_successor_of_one_that_has_died_too_is_the_next(first):
+    places = [succession.find(first, KEY)]
+    for _ in range(3):
+        with listening(places[-1]):
+            pass
+        places.append(succession.find(first, KEY))
+    assert all(place.is_claimed for place in places)
+    assert len({place.address for place in places}) == len({place.authkey for place in places}) == 4
+    after_second = succession.find(places[1].address, places[1].authkey)
+    with listening(places[3]):
+        joined = succession.find(places[1].address, places[1].authkey)
+    assert after_second is None
+    assert joined.address == places[3].address
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch):
+    monkeypatch.setattr(succession, "_BIRTH", 0.2)
+
+
+def test_who_has_claimed_the_place_and_does_not_listen_is_not_waited_for(first):
+    assert succession.find(first, KEY).is_claimed
+    assert succession.find(first, KEY) is None
+
+
+def test_a_place_that_is_given_back_is_claimed_by_who_waits_for_it(first, monkeypatch):
+    monkeypatch.setattr(succession, "_BIRTH", DEADLINE)
+    claimed = succession.find(first, KEY)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(succession.find, first, KEY)
+        address.remove(claimed.address)
+        assert waiting.result(DEADLINE).is_claimed
+
+
+def test_a_folder_that_cannot_be_made_is_no_place(first):
+    assert succession.find(os.path.join(first, "nothing", "here"), KEY) is None
+
+
+def test_as_many_as_die_one_after_another_there_is_an_end(first, monkeypatch):
+    monkeypatch.setattr(succession, "_GENERATIONS", 2)
+    for _ in range(2):
+        with listening(succession.find(first, KEY)):
+            pass
+    assert succession.find(first, KEY) is None
+
+
+def test_of_many_at_once_one_claims(first):
+    at_once = threading.Barrier(8)
+
+    def find():
+        at_once.wait()
+        return succession.find(first, KEY)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [future.result() for future in [pool.submit(find) for _ in range(8)]]
+    assert [place.is_claimed for place in found if place is not None] == [True]
+
+
+# ---- templates ----
+
+
+@pytest.fixture
+def template():
+    """What stands for the default template, which the test launches: pytest's environment is another one by then."""
+    return forkserver._forkserver
+
+
+def kill(template):
+    """Kill the running template; return what was known of it."""
+    pid, where, key = template._forkserver_pid, template._forkserver_address, template._forkserver_authkey
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: template._launched is None or template._launched.process.has_ended())
+    return where, key
+
+
+def test_a_template_that_has_died_has_its_successor_where_all_look_for_it(template):
+    assert raw.run(targets.nothing) == 0
+    where, key = kill(template)
+    assert raw.run(targets.nothing) == 0
+    after = template._forkserver_address
+    assert after != where
+    joined = succession.find(where, key)
+    assert (joined.address, joined.authkey, joined.is_claimed) == (after, template._forkserver_authkey, False)
+
+
+def test_with_another_preload_than_it_had_it_is_another_template(template):
+    assert raw.run(targets.nothing) == 0
+    where, key = kill(template)
+    template.set_forkserver_preload(["colorsys"])
+    assert raw.run(targets.nothing) == 0
+    place = succession.find(where, key)
+    assert place.is_claimed
+    address.remove(place.address)
+
+
+@pytest.mark.parametrize("change", ["environment", "umask", "limit", "output", "group", "death"])
+def test_who_would_hand_on_other_surroundings_has_a_template_of_its_own(template, monkeypatch, change):
+    assert raw.run(targets.nothing) == 0
+    where, key = kill(template)
+    with contextlib.ExitStack() as afterwards:
+        CHANGES[change](monkeypatch, afterwards)
+        assert raw.run(targets.nothing) == 0
+    place = succession.find(where, key)
+    assert place.is_claimed
+    address.remove(place.address)
+
+
+def set_variable(monkeypatch, _afterwards):
+    monkeypatch.setenv("FASTFORK_TEST_OF_SUCCESSION", "1")
+
+
+def set_umask(_monkeypatch, afterwards):
+    afterwards.callback(os.umask, os.umask(0o077))
+
+
+def set_limit(_monkeypatch, afterwards):
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
+    afterwards.callback(resource.setrlimit, resource.RLIMIT_CORE, limits)
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if limits[0] else 4096, limits[1]))
+
+
+def redirect_output(_monkeypatch, afterwards):
+    before = os.dup(1)
+    afterwards.callback(os.close, before)
+    afterwards.callback(os.dup2, before, 1)
+    with open(os.devnull, "wb") as stream:
+        os.dup2(stream.fileno(), 1)
+
+
+def be_of_another_group(_monkeypatch, afterwards):
+    group = os.getpgrp()
+    other = fork(lambda: (os.setpgid(0, 0), signal.pause()))
+    afterwards.callback(exit_code_of, other)
+    afterwards.callback(os.kill, other, signal.SIGKILL)
+    wait_until(lambda: os.getpgid(other) == other)
+    afterwards.callback(os.setpgid, 0, group)
+    os.setpgid(0, other)
+
+
+def be_one_that_dies_with_its_client(monkeypatch, _afterwards):
+    monkeypatch.setattr(process.current_process(), "_die_with_client", True, raising=False)
+
+
+CHANGES = {
+    "environment": set_variable,
+    "umask": set_umask,
+    "limit": set_limit,
+    "output": redirect_output,
+    "group": be_of_another_group,
+    "death": be_one_that_dies_with_its_client,
+}
+
+
+def test_a_start_is_not_held_up_by_who_has_claimed_the_place(template):
+    assert raw.run(targets.nothing) == 0
+    where, key = kill(template)
+    place = succession.find(where, key)
+    assert raw.run(targets.nothing) == 0
+    assert template._forkserver_address != place.address
+    address.remove(place.address)
+
+
+def test_one_that_died_of_its_preload_is_launched_as_the_program_is_by_then(template, tmp_path, monkeypatch):
+    assert raw.run(targets.nothing) == 0
+    kill(template)
+    template.set_forkserver_preload(["found_later"], on_error="fail")
+    with pytest.raises(fastfork.PreloadError):
+        raw.run(targets.nothing)
+    (tmp_path / "found_later.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert raw.run(targets.nothing) == 0
+
+
+def test_after_stop_there_is_no_successor(template):
+    assert raw.run(targets.nothing) == 0
+    where, key = template._forkserver_address, template._forkserver_authkey
+    template.stop()
+    assert raw.run(targets.nothing) == 0
+    place = succession.find(where, key)
+    assert place.is_claimed
+    address.remove(place.address)
+
+
+def test_one_that_a_child_has_launched_serves_its_parent_too(ctx, template):
+    ours, theirs = ctx.Pipe()
+    child = ctx.Process(target=targets.start_when_told_and_stay, args=(theirs, ctx))
+    child.start()
+    theirs.close()
+    kill(template)
+    ours.send("go")
+    successor, code = ours.recv()
+    assert code == 9
+    release_r, release_w = os.pipe()
+    started = raw.start(targets.leave_when_released, 7, fds=[release_r])
+    assert started.pid in children_of(successor)
+    os.close(release_r)
+    os.close(release_w)
+    assert started.exit_code() == 7
+    assert template._launched is None
+    ours.close()
+    child.join(DEADLINE)
+    wait_until(lambda: not is_alive(successor))  # it was the child's
+    assert raw.run(abs, 7) == 7
+
+
+def test_a_parent_that_has_joined_can_let_go(ctx, ask):
+    template = forkserver._forkserver
+    before = ask(trees.send_parent)
+    ours, theirs = ctx.Pipe()
+    child = ctx.Process(target=targets.start_when_told_and_stay, args=(theirs, ctx))
+    child.start()
+    theirs.close()
+    kill(template)
+    ours.send("go")
+    successor, _ = ours.recv()
+    assert ask(trees.send_parent) == successor != before
+    assert fastfork.server_status().pid == successor
+    fastfork.stop()
+    assert ask(trees.send_parent) not in (before, successor)
+    assert is_alive(successor)
+    ours.close()
+    child.join(DEADLINE)
