@@ -14,7 +14,7 @@ from multiprocessing import process
 
 import pytest
 from support import raw, targets, trees
-from support.processes import DEADLINE, children_of, exit_code_of, fork, is_alive, wait_until
+from support.processes import DEADLINE, children_of, is_alive, wait_until
 
 import fastfork
 from fastfork import address, forkserver, succession
@@ -188,14 +188,8 @@ def redirect_output(_monkeypatch, afterwards):
         os.dup2(stream.fileno(), 1)
 
 
-def be_of_another_group(_monkeypatch, afterwards):
-    group = os.getpgrp()
-    other = fork(lambda: (os.setpgid(0, 0), signal.pause()))
-    afterwards.callback(exit_code_of, other)
-    afterwards.callback(os.kill, other, signal.SIGKILL)
-    wait_until(lambda: os.getpgid(other) == other)
-    afterwards.callback(os.setpgid, 0, group)
-    os.setpgid(0, other)
+def be_of_another_group(monkeypatch, _afterwards):
+    monkeypatch.setattr(os, "getpgrp", lambda: 1)  # whoever leads a session cannot go to another one
 
 
 def be_one_that_dies_with_its_client(monkeypatch, _afterwards):
