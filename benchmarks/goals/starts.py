@@ -48,24 +48,26 @@ def _starts(job: Job, clients: dict[str, Client], found: Found) -> None:
 
 def _starts_with_queue(job: Job, clients: dict[str, Client], found: Found) -> None:
     rivals = [rival for rival in job.rivals if rival.name != FLOOR]
-    times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
-    count = job.plan.per_slice(job.plan.starts)
     job.progress.begin(job.plan.slices * len(rivals), "starts with a queue")
-    for rival in runner.by_turns(rivals, job.plan.slices, job.progress):
-        times[rival.name] += clients[rival.name].ask("with_queue", count)
-    for name, samples in times.items():
-        found.put("queue", name, median(samples))
+    _one_by_one("queue", "with_queue", rivals, job, clients, found)
 
 
 def _lean_calls(job: Job, clients: dict[str, Client], found: Found) -> None:
     rivals = _fastforks(job)
+    job.progress.begin(job.plan.slices * len(rivals), "lean calls")
+    _one_by_one("lean", "lean_calls", rivals, job, clients, found)
+
+
+def _one_by_one(
+    figure: str, request: str, rivals: list[Rival], job: Job, clients: dict[str, Client], found: Found
+) -> None:
+    """Find the median of what clients of the rivals, by turns, tell of as many processes as there are to be starts."""
     times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
     count = job.plan.per_slice(job.plan.starts)
-    job.progress.begin(job.plan.slices * len(rivals), "lean calls")
     for rival in runner.by_turns(rivals, job.plan.slices, job.progress):
-        times[rival.name] += clients[rival.name].ask("lean_calls", count)
+        times[rival.name] += clients[rival.name].ask(request, count)
     for name, samples in times.items():
-        found.put("lean", name, median(samples))
+        found.put(figure, name, median(samples))
 
 
 def _fastforks(job: Job) -> list[Rival]:

@@ -236,42 +236,39 @@ def test_after_stop_there_is_no_successor(template):
     address.remove(place.address)
 
 
-def test_one_that_a_child_has_launched_serves_its_parent_too(ctx, template):
+@contextlib.contextmanager
+def launched_by_a_child(ctx, template):
+    """Have a child launch the successor of the template that it was forked from: its pid; the child lives meanwhile."""
     ours, theirs = ctx.Pipe()
     child = ctx.Process(target=targets.start_when_told_and_stay, args=(theirs, ctx))
     child.start()
-    theirs.close()
-    kill(template)
-    ours.send("go")
-    successor, code = ours.recv()
-    assert code == 9
-    release_r, release_w = os.pipe()
-    started = raw.start(targets.leave_when_released, 7, fds=[release_r])
-    assert started.pid in children_of(successor)
-    os.close(release_r)
-    os.close(release_w)
-    assert started.exit_code() == 7
-    assert template._launched is None
-    ours.close()
+    with ours, theirs:
+        kill(template)
+        ours.send("go")
+        successor, code = ours.recv()
+        assert code == 9
+        yield successor
     child.join(DEADLINE)
+
+
+def test_one_that_a_child_has_launched_serves_its_parent_too(ctx, template):
+    with launched_by_a_child(ctx, template) as successor:
+        release_r, release_w = os.pipe()
+        started = raw.start(targets.leave_when_released, 7, fds=[release_r])
+        assert started.pid in children_of(successor)
+        os.close(release_r)
+        os.close(release_w)
+        assert started.exit_code() == 7
+        assert template._launched is None
     wait_until(lambda: not is_alive(successor))  # it was the child's
     assert raw.run(abs, 7) == 7
 
 
-def test_a_parent_that_has_joined_can_let_go(ctx, ask):
-    template = forkserver._forkserver
+def test_a_parent_that_has_joined_can_let_go(ctx, ask, template):
     before = ask(trees.send_parent)
-    ours, theirs = ctx.Pipe()
-    child = ctx.Process(target=targets.start_when_told_and_stay, args=(theirs, ctx))
-    child.start()
-    theirs.close()
-    kill(template)
-    ours.send("go")
-    successor, _ = ours.recv()
-    assert ask(trees.send_parent) == successor != before
-    assert fastfork.server_status().pid == successor
-    fastfork.stop()
-    assert ask(trees.send_parent) not in (before, successor)
-    assert is_alive(successor)
-    ours.close()
-    child.join(DEADLINE)
+    with launched_by_a_child(ctx, template) as successor:
+        assert ask(trees.send_parent) == successor != before
+        assert fastfork.server_status().pid == successor
+        fastfork.stop()
+        assert ask(trees.send_parent) not in (before, successor)
+        assert is_alive(successor)
