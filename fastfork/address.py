@@ -66,11 +66,16 @@ def listen(on_failure: contextlib.ExitStack) -> tuple[socket.socket, str]:
     raise OSError(first_error and first_error.errno, message) from first_error
 
 
-def listen_at(address: str, on_failure: contextlib.ExitStack) -> socket.socket:
-    """Return a listening socket as `listen` does, at an address whose folder is there already, and empty."""
-    on_failure.callback(remove, address)
-    listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    _listen_in(os.path.dirname(address), listener)
+def listen_in(folder: str) -> socket.socket:
+    """Return a listening socket as `listen` does, in a folder that is there already, and empty.
+
+    Raises `OSError` when there is no place for it; the folder has gone then.
+    """
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(remove, socket_in(folder))
+        listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        _listen_in(folder, listener)
+        on_failure.pop_all()
     return listener
 
 

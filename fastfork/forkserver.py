@@ -471,7 +471,7 @@ class ForkServer:
             place = succession.find(died.address, died.authkey)
         if died is None or place is None:
             self._launch(self._new_config())
-        elif place.is_claimed:
+        elif place.is_claimed():
             self._launch(died.again(), place)
         else:
             self._join(died.again(), place)

@@ -11,7 +11,7 @@ import time
 from multiprocessing import spawn, util
 
 from . import levers
-from .address import listen, listen_at, remove
+from .address import listen, remove
 from .child_process import ChildProcess
 from .errors import PreloadError
 from .preload import names_of_all
@@ -154,7 +154,7 @@ def launch(config: TemplateConfig, place: Place | None = None) -> LaunchedTempla
         if place is None:
             listener, config.address = listen(on_failure)
         else:
-            listener, config.address = listen_at(place.address, on_failure), place.address
+            listener, config.address = place.claimed(on_failure), place.address
         config.listener_fd = of_template.enter_context(listener).fileno()
         config_r, config_w = _pipe(of_template, on_failure)
         config.alive_fd, alive_w = _pipe(of_template, on_failure)

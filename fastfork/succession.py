@@ -14,13 +14,18 @@ import os
 import socket
 import time
 
-from .address import folder_after, socket_in
+from .address import folder_after, listen_in, remove, socket_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import contextlib
 
 _GENERATIONS = 16
 """Successors that are looked at, each of which has died before the next one."""
 
-_BIRTH = 1.0
-"""Seconds that whoever has made a folder may take until its socket listens: it is the next thing that he does."""
+_BIRTH = 3.0
+"""Seconds that whoever has made a folder may take until its socket listens: it is the next thing that he does, but the
+machine may be busy."""
 
 _LOOK = 0.005
 """Seconds between two looks at a folder without a socket."""
@@ -33,15 +38,23 @@ class Place:
     ----------
     address, authkey:
         Of the template.
-    is_claimed:
-        Whether its folder is this process's, which is to launch a template there; otherwise one listens.
 
     """
 
-    def __init__(self, address: str, authkey: bytes, *, is_claimed: bool) -> None:
+    def __init__(self, address: str, authkey: bytes, listener: socket.socket | None) -> None:
         self.address = address
         self.authkey = authkey
-        self.is_claimed = is_claimed
+        self._listener = listener
+
+    def is_claimed(self) -> bool:
+        """Whether its folder is this process's, which is to launch a template there; otherwise another one listens."""
+        return self._listener is not None
+
+    def claimed(self, on_failure: contextlib.ExitStack) -> socket.socket:
+        """Return the socket of a claimed place, which listens; `on_failure` closes it and gives the place back."""
+        assert self._listener is not None
+        on_failure.callback(remove, self.address)
+        return on_failure.enter_context(self._listener)
 
 
 def find(address: str, authkey: bytes) -> Place | None:
@@ -54,21 +67,23 @@ def find(address: str, authkey: bytes) -> Place | None:
         authkey = _digest(authkey, b"fastfork: the key of the successor")
         address = socket_in(folder)
         found = _claim_or_await(folder, address)
-        if found != _DEAD:
-            return Place(address, authkey, is_claimed=found == _CLAIMED) if found else None
+        if isinstance(found, socket.socket):
+            return Place(address, authkey, found)
+        if found is not _DEAD:
+            return Place(address, authkey, None) if found is _LISTENS else None
     return None
 
 
-_CLAIMED, _LISTENS, _DEAD = "claimed", "listens", "dead"
+_LISTENS, _DEAD = "listens", "dead"
 
 
-def _claim_or_await(folder: str, address: str) -> str | None:
-    """Make the folder, or wait until somebody listens there; None where neither comes to be."""
+def _claim_or_await(folder: str, address: str) -> socket.socket | str | None:
+    """Make the folder and listen there, or wait until somebody does; None where neither comes to be."""
     deadline = time.monotonic() + _BIRTH
     while True:
         try:
             os.mkdir(folder, 0o700)
-            return _CLAIMED
+            return listen_in(folder)
         except FileExistsError:  # or a template that leaves is about to remove it
             found = _look(address)
         except OSError:

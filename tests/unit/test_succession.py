@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
+import socket
 import stat
 import tempfile
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import process
 
@@ -32,31 +35,48 @@ def first():
 @contextlib.contextmanager
 def listening(place):
     """Have somebody listen at a place that has been claimed; afterwards the socket is there, and deserted."""
-    with contextlib.ExitStack() as on_failure, address.listen_at(place.address, on_failure):
+    with contextlib.ExitStack() as on_failure:
+        listener = place.claimed(on_failure)
         on_failure.pop_all()
+    with listener:
         yield
+
+
+def give_back(place):
+    """Have nobody listen at a place that has been claimed, and no folder there."""
+    with contextlib.ExitStack() as on_failure:
+        place.claimed(on_failure)
+
+
+def claimed_and_empty(first):
+    """Have a place of whose folder somebody has made no more than the folder; return that."""
+    place = succession.find(first, KEY)
+    folder = os.path.dirname(place.address)
+    give_back(place)
+    os.mkdir(folder, 0o700)
+    return folder
 
 
 def test_the_first_one_claims_the_place_and_the_others_join(first):
     claimed = succession.find(first, KEY)
-    assert claimed.is_claimed
+    assert claimed.is_claimed()
     folder = os.path.dirname(claimed.address)
     assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(claimed.address).st_mode) == 0o600
     assert os.path.dirname(folder) == os.path.dirname(os.path.dirname(first))
     assert len(claimed.address) == len(first)
     with listening(claimed):
         joined = succession.find(first, KEY)
-    assert not joined.is_claimed
+    assert not joined.is_claimed()
     assert (joined.address, joined.authkey) == (claimed.address, claimed.authkey)
 
 
 def test_place_and_key_are_known_to_those_alone_who_know_the_key(first):
     ours, others = succession.find(first, KEY), succession.find(first, b"o" * 32)
-    assert ours.is_claimed
-    assert others.is_claimed
-    assert ours.address != others.address
-    assert len({ours.authkey, others.authkey, KEY}) == 3
-    assert len(ours.authkey) == len(KEY)
+    with listening(ours), listening(others):
+        assert ours.address != others.address
+        assert len({ours.authkey, others.authkey, KEY}) == 3
+        assert len(ours.authkey) == len(KEY)
 
 
 def test_the_successor_of_one_that_has_died_too_is_the_next(first):
@@ -65,12 +85,9 @@ def test_the_successor_of_one_that_has_died_too_is_the_next(first):
         with listening(places[-1]):
             pass
         places.append(succession.find(first, KEY))
-    assert all(place.is_claimed for place in places)
     assert len({place.address for place in places}) == len({place.authkey for place in places}) == 4
-    after_second = succession.find(places[1].address, places[1].authkey)
     with listening(places[3]):
         joined = succession.find(places[1].address, places[1].authkey)
-    assert after_second is None
     assert joined.address == places[3].address
 
 
@@ -79,22 +96,40 @@ def _hurried(monkeypatch):
     monkeypatch.setattr(succession, "_BIRTH", 0.2)
 
 
-def test_who_has_claimed_the_place_and_does_not_listen_is_not_waited_for(first):
-    assert succession.find(first, KEY).is_claimed
+def test_who_has_made_the_folder_and_does_not_listen_is_not_waited_for(first):
+    claimed_and_empty(first)
     assert succession.find(first, KEY) is None
 
 
 def test_a_place_that_is_given_back_is_claimed_by_who_waits_for_it(first, monkeypatch):
     monkeypatch.setattr(succession, "_BIRTH", DEADLINE)
-    claimed = succession.find(first, KEY)
+    folder = claimed_and_empty(first)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(succession.find, first, KEY)
-        address.remove(claimed.address)
-        assert waiting.result(DEADLINE).is_claimed
+        os.rmdir(folder)
+        with listening(waiting.result(DEADLINE)):
+            pass
 
 
 def test_a_folder_that_cannot_be_made_is_no_place(first):
     assert succession.find(os.path.join(first, "nothing", "here"), KEY) is None
+
+
+def test_a_folder_in_which_nobody_can_listen_is_no_place(first, monkeypatch):
+    monkeypatch.setattr(socket.socket, "listen", refuse)
+    assert succession.find(first, KEY) is None
+    assert os.listdir(os.path.dirname(os.path.dirname(first))) == []
+
+
+def test_without_a_descriptor_for_the_socket_there_is_no_place(first, monkeypatch):
+    sockets = types.SimpleNamespace(AF_UNIX=socket.AF_UNIX, SOCK_STREAM=socket.SOCK_STREAM, socket=refuse)
+    monkeypatch.setattr(address, "socket", sockets)
+    assert succession.find(first, KEY) is None
+    assert os.listdir(os.path.dirname(os.path.dirname(first))) == []
+
+
+def refuse(*_arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_as_many_as_die_one_after_another_there_is_an_end(first, monkeypatch):
@@ -114,7 +149,9 @@ def test_of_many_at_once_one_claims(first):
 
     with ThreadPoolExecutor(8) as pool:
         found = [future.result() for future in [pool.submit(find) for _ in range(8)]]
-    assert [place.is_claimed for place in found if place is not None] == [True]
+    (claimed,) = [place for place in found if place is not None and place.is_claimed()]
+    assert {place.address for place in found if place is not None} == {claimed.address}
+    give_back(claimed)
 
 
 # ---- templates ----
@@ -141,7 +178,11 @@ def test_a_template_that_has_died_has_its_successor_where_all_look_for_it(templa
     after = template._forkserver_address
     assert after != where
     joined = succession.find(where, key)
-    assert (joined.address, joined.authkey, joined.is_claimed) == (after, template._forkserver_authkey, False)
+    assert (joined.address, joined.authkey, joined.is_claimed()) == (
+        after,
+        template._forkserver_authkey,
+        False,
+    )
 
 
 def test_with_another_preload_than_it_had_it_is_another_template(template):
@@ -150,8 +191,8 @@ def test_with_another_preload_than_it_had_it_is_another_template(template):
     template.set_forkserver_preload(["colorsys"])
     assert raw.run(targets.nothing) == 0
     place = succession.find(where, key)
-    assert place.is_claimed
-    address.remove(place.address)
+    assert place.is_claimed()
+    give_back(place)
 
 
 @pytest.mark.parametrize("change", ["environment", "umask", "limit", "output", "group", "death"])
@@ -162,8 +203,8 @@ def test_who_would_hand_on_other_surroundings_has_a_template_of_its_own(template
         CHANGES[change](monkeypatch, afterwards)
         assert raw.run(targets.nothing) == 0
     place = succession.find(where, key)
-    assert place.is_claimed
-    address.remove(place.address)
+    assert place.is_claimed()
+    give_back(place)
 
 
 def set_variable(monkeypatch, _afterwards):
@@ -206,13 +247,15 @@ CHANGES = {
 }
 
 
-def test_a_start_is_not_held_up_by_who_has_claimed_the_place(template):
+def test_a_start_is_not_held_up_by_who_has_made_the_folder(template):
     assert raw.run(targets.nothing) == 0
     where, key = kill(template)
     place = succession.find(where, key)
+    give_back(place)
+    os.mkdir(os.path.dirname(place.address), 0o700)
     assert raw.run(targets.nothing) == 0
     assert template._forkserver_address != place.address
-    address.remove(place.address)
+    os.rmdir(os.path.dirname(place.address))
 
 
 def test_one_that_died_of_its_preload_is_launched_as_the_program_is_by_then(template, tmp_path, monkeypatch):
@@ -232,8 +275,8 @@ def test_after_stop_there_is_no_successor(template):
     template.stop()
     assert raw.run(targets.nothing) == 0
     place = succession.find(where, key)
-    assert place.is_claimed
-    address.remove(place.address)
+    assert place.is_claimed()
+    give_back(place)
 
 
 @contextlib.contextmanager
