@@ -261,7 +261,7 @@ def test_nonsense_that_comes_before_the_start_is_told_of_ends_its_process(execut
         lambda self, number: answer_to(self, number) if told.is_set() else None,
     )
     assert isinstance(failure_of(executor, tasks.corrupt_channel), Exception)
-    assert len(children_of(template)) == 1
+    wait_until(lambda: len(children_of(template)) == 1)  # the one before has ended
     told.set()
     wait_until(lambda: children_of(template) == [])
 
