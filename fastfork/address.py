@@ -66,14 +66,14 @@ def listen(on_failure: contextlib.ExitStack) -> tuple[socket.socket, str]:
     raise OSError(first_error and first_error.errno, message) from first_error
 
 
-def listen_in(folder: str) -> socket.socket:
-    """Return a listening socket as `listen` does, in a folder that is there already, and empty.
+def listen_in_new(folder: str) -> socket.socket:
+    """Make a folder, and return a listening socket in it as `listen` does.
 
-    Raises `OSError` when there is no place for it; the folder has gone then.
+    Raises `FileExistsError` where the folder is there already, another `OSError` when there is no place for both.
     """
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(remove, socket_in(folder))
         listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        os.mkdir(folder, 0o700)
         _listen_in(folder, listener)
         on_failure.pop_all()
     return listener

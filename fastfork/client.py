@@ -337,7 +337,6 @@ class Connection:
         before it answered and a child may or may not have been started, and `OSError` with the errno of what failed.
         """
         flags = _native.FORK_DIE_WITH_CLIENT if die_with_client else 0
-        flags |= shared_modules.loaded()
         if has_options:
             flags |= _native.FORK_OPTIONS
         if self._has_pidfds:
@@ -350,12 +349,11 @@ class Connection:
     def start_with_stream(self, status_fd: int, fds: Sequence[int], *, die_with_client: bool = False) -> None:
         """Have a child forked whose pid and exit code the server writes to `status_fd`, as native int64."""
         flags = _native.FORK_DIE_WITH_CLIENT if die_with_client else 0
-        flags |= shared_modules.loaded()
         self._start(flags | _native.FORK_HELD | _native.FORK_STREAM, b"", [status_fd, *fds])
 
     def _start(self, flags: int, payload: bytes, fds: Sequence[int], sentinel: int = -1) -> Child:
         try:
-            request = _native.ForkRequest(flags, payload, fds)
+            request = _native.ForkRequest(flags | shared_modules.loaded(), payload, fds)
         except BaseException:
             if sentinel >= 0:
                 os.close(sentinel)

@@ -465,12 +465,13 @@ class ForkServer:
         """Find the successor of the template that has died, or be the one to launch it; or launch another one."""
         died, self._died = self._died, None
         place = None
-        if died is not None and died.has_successors and died.says(self._wishes()):
+        wishes = self._wishes()
+        if died is not None and died.has_successors and died.says(wishes):
             from . import succession
 
             place = succession.find(died.address, died.authkey)
         if died is None or place is None:
-            self._launch(self._new_config())
+            self._launch(self._new_config(wishes))
         elif place.is_claimed():
             self._launch(died.again(), place)
         else:
@@ -495,12 +496,12 @@ class ForkServer:
             "surroundings": surroundings.look(),
         }
 
-    def _new_config(self) -> TemplateConfig:
+    def _new_config(self, wishes: dict[str, object]) -> TemplateConfig:
         from . import shared_modules
 
         data = preparation_data("ignore")
         return TemplateConfig(
-            **self._wishes(),
+            **wishes,
             has_successors=True,
             prepared=shared_part(data),
             is_prepared=False,

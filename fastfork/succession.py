@@ -10,11 +10,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import hmac
-import os
 import socket
 import time
 
-from .address import folder_after, listen_in, remove, socket_in
+from .address import folder_after, listen_in_new, remove, socket_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,8 +81,7 @@ def _claim_or_await(folder: str, address: str) -> socket.socket | str | None:
     deadline = time.monotonic() + _BIRTH
     while True:
         try:
-            os.mkdir(folder, 0o700)
-            return listen_in(folder)
+            return listen_in_new(folder)
         except FileExistsError:  # or a template that leaves is about to remove it
             found = _look(address)
         except OSError:

@@ -154,9 +154,8 @@ def run_server(
         config.spare_quiet,
         shared_modules.loaded(),
     )
-    config.surroundings = (
-        surroundings.look()
-    )  # the children's: preloaded modules may have changed the launching client's
+    # The children's, from now on: preloaded modules may have changed what the launching client had.
+    config.surroundings = surroundings.look()
     has_collector = gc.isenabled()
     gc.disable()
     prepare_memory(child.serve, config)

@@ -64,10 +64,7 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
     """
     if levers.is_enabled("rehearse"):
         _rehearse(serve, config)
-    gc.collect()
-    immortal.make_heap_immortal()
-    if levers.is_enabled("freeze"):
-        gc.freeze()
+    _fix_heap()
     nursery.install()
     if levers.is_enabled("huge"):
         huge_pages.use()
@@ -76,8 +73,14 @@ def warm_up(serve: Callable[[Request, TemplateConfig], int], config: TemplateCon
 def settle() -> None:
     """Do the same to what has been loaded since: to that alone, as the template serves, so where the rest is frozen."""
     if levers.is_enabled("freeze"):
-        gc.collect()
-        immortal.make_heap_immortal()
+        _fix_heap()
+
+
+def _fix_heap() -> None:
+    """Have what is there, less its garbage, be neither counted nor looked at by the collector."""
+    gc.collect()
+    immortal.make_heap_immortal()
+    if levers.is_enabled("freeze"):
         gc.freeze()
 
 

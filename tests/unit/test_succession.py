@@ -48,9 +48,9 @@ def give_back(place):
         place.claimed(on_failure)
 
 
-def claimed_and_empty(first):
+def claimed_and_empty(where, key=KEY):
     """Have a place of whose folder somebody has made no more than the folder; return that."""
-    place = succession.find(first, KEY)
+    place = succession.find(where, key)
     folder = os.path.dirname(place.address)
     give_back(place)
     os.mkdir(folder, 0o700)
@@ -250,12 +250,10 @@ CHANGES = {
 def test_a_start_is_not_held_up_by_who_has_made_the_folder(template):
     assert raw.run(targets.nothing) == 0
     where, key = kill(template)
-    place = succession.find(where, key)
-    give_back(place)
-    os.mkdir(os.path.dirname(place.address), 0o700)
+    folder = claimed_and_empty(where, key)
     assert raw.run(targets.nothing) == 0
-    assert template._forkserver_address != place.address
-    os.rmdir(os.path.dirname(place.address))
+    assert os.path.dirname(template._forkserver_address) != folder
+    os.rmdir(folder)
 
 
 def test_one_that_died_of_its_preload_is_launched_as_the_program_is_by_then(template, tmp_path, monkeypatch):
