@@ -374,7 +374,7 @@ static void begin_with_options(struct fork_job *job)
 
     server->spare.sock = job->spare_sock;
     server->is_unfit =
-        ff_spare_begin(&server->spare.sock, &connection->header, &connection->reader, &server->applied) < 0;
+        ff_spare_begin(&server->spare, &connection->header, &connection->reader, &server->applied) < 0;
     if (!server->is_unfit)
         ff_close(&server->spare.sock);
 }
@@ -393,6 +393,7 @@ static void leave_server(void *arg, sigset_t *mask)
         ff_tree_become_root();
     job->child->held_fd = job->child->spare_sock = -1;
     server->spare.sock = is_spare ? job->spare_sock : -1;
+    server->spare.server = (pid_t)server->status.counts.pid;
     ff_reader_init(&server->spare.reader);
     ff_status_abandon(&server->status);
     /* ^C is not for a process that does nothing yet. */

@@ -5,8 +5,14 @@
 
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <linux/sockios.h>
+#endif
 
 #include "ff_fd.h"
 #include "ff_util.h"
@@ -224,18 +230,41 @@ static int tell(int sock, struct ff_unfit unfit)
     return ff_msg_send(sock, &unfit, sizeof unfit, NULL, 0) == sizeof unfit && unfit.error == 0 ? 0 : -EPIPE;
 }
 
-int ff_spare_begin(int *sock, const struct ff_frame *header, struct ff_reader *reader,
+/* Whether what was told lies there unread, or was thrown away so. */
+static bool is_unread(int sock)
+{
+#ifdef SIOCOUTQ
+    int unread = 0;
+    int error = 0;
+    socklen_t size = sizeof error;
+
+    return (ioctl(sock, SIOCOUTQ, &unread) == 0 && unread > 0) ||
+           (getsockopt(sock, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == ECONNRESET);
+#else
+    (void)sock;
+    return false;
+#endif
+}
+
+/* The server's end of the socket need not end with the server: a process that it has just forked holds it, too, until
+ * that has run a little. */
+static bool is_lost(int sock, pid_t server)
+{
+    return getppid() != server && is_unread(sock);
+}
+
+int ff_spare_begin(struct ff_spare *spare, const struct ff_frame *header, struct ff_reader *reader,
                    struct ff_applied *ret_applied)
 {
     struct ff_unfit unfit = {0};
 
     memset(ret_applied, 0, sizeof *ret_applied);
     if ((uint32_t)header->value & FF_FORK_OPTIONS) {
-        unfit.error = -ff_fd_raise(sock); /* no stream takes its place */
+        unfit.error = -ff_fd_raise(&spare->sock); /* no stream takes its place */
         if (unfit.error == 0)
             unfit = ff_options_apply(reader->bytes, reader->fds, &reader->fd_count, ret_applied);
     }
-    return tell(*sock, unfit);
+    return tell(spare->sock, unfit) < 0 || is_lost(spare->sock, spare->server) ? -EPIPE : 0;
 }
 
 int ff_spare_receive(struct ff_spare *spare, int timeout_ms, struct ff_applied *ret_applied)
@@ -255,5 +284,5 @@ int ff_spare_receive(struct ff_spare *spare, int timeout_ms, struct ff_applied *
         tell(spare->sock, lack_of_fds);
         return 0;
     }
-    return ff_spare_begin(&spare->sock, &spare->header, &spare->reader, ret_applied) == 0;
+    return ff_spare_begin(spare, &spare->header, &spare->reader, ret_applied) == 0;
 }

@@ -88,14 +88,15 @@ void ff_spares_dismiss(struct ff_spares *spares);
 /* ---- in a spare ---- */
 
 struct ff_spare {
-    int sock; /* -1: this process is no spare */
+    int sock;     /* -1: this process is no spare */
+    pid_t server; /* its parent as long as that lives */
     struct ff_frame header;
     struct ff_reader reader; /* then holds the request */
 };
 
 /* Become what the options of a request say, if it has any, and tell the server by the socket that this begins, or why
- * not: 0, or -EPIPE when the process is to end. */
-int ff_spare_begin(int *sock, const struct ff_frame *header, struct ff_reader *reader,
+ * not: 0, or -EPIPE when the process is to end. The header and the reader may be those of the spare. */
+int ff_spare_begin(struct ff_spare *spare, const struct ff_frame *header, struct ff_reader *reader,
                    struct ff_applied *ret_applied);
 
 /* Wait for a request: 1 when it is there, and the server knows that it begins; 0 when none will come any more, or the

@@ -618,7 +618,7 @@ static void open_asked(struct ff_child *child, struct ff_spare *spare)
 
     CHECK_INT(ff_fd_socketpair(ends), 0);
     *child = (struct ff_child){.spare_sock = ends[0]};
-    *spare = (struct ff_spare){.sock = ends[1]};
+    *spare = (struct ff_spare){.sock = ends[1], .server = getppid()};
     ff_reader_init(&spare->reader);
     CHECK_INT(ff_msg_send(child->spare_sock, &request, sizeof request, NULL, 0), sizeof request);
 }
@@ -658,6 +658,21 @@ static void test_one_that_has_begun_is_not_refused(void)
     close_asked(&child, &spare);
 }
 
+#ifdef __linux__
+/* Somebody else holds the dead one's end of the socket: so it does not seem to have ended. */
+static void test_one_that_a_dead_server_cannot_hear_does_not_begin(void)
+{
+    struct ff_child child;
+    struct ff_spare spare;
+    struct ff_applied applied;
+
+    open_asked(&child, &spare);
+    spare.server = getpid();
+    CHECK_INT(ff_spare_receive(&spare, DEADLINE_MS, &applied), 0);
+    close_asked(&child, &spare);
+}
+#endif
+
 static void test_no_spare(void)
 {
     struct ff_request request;
@@ -682,6 +697,9 @@ int main(void)
     RUN(test_one_that_is_refused_does_not_begin);
 #endif
     RUN(test_one_that_has_begun_is_not_refused);
+#ifdef __linux__
+    RUN(test_one_that_a_dead_server_cannot_hear_does_not_begin);
+#endif
     RUN(test_no_spare);
     RUN(test_spares_serve);
     RUN(test_none_without_a_pace);

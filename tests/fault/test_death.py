@@ -430,8 +430,8 @@ def deaf(server, faults, options, path):
     assert "may or may not" in str(error)
 
 
-def stopped_child_of(pid):
-    return next((child for child in children_of(pid) if state_of(child) == "T"), None)
+def stopped_child_of(pid, but=None):
+    return next((child for child in children_of(pid) if child != but and state_of(child) == "T"), None)
 
 
 @pytest.mark.parametrize(
@@ -452,6 +452,30 @@ def test_a_server_that_dies_before_a_process_has_begun(beginning, faults, server
         os.kill(process, signal.SIGCONT)
         wait_until(lambda: not is_alive(process))
     assert not path.exists()
+    server.check_starts()
+
+
+@pytest.mark.parametrize("beginning", ["forked ahead"], indirect=True)
+def test_a_dead_server_whose_sockets_another_process_still_holds_is_dead(beginning, faults, server, tmp_path):
+    """That one has just been forked: without it nobody could hear that a process begins, nor does anybody now."""
+    before, path = server.pid, tmp_path / "run"
+    wait_until(lambda: fastfork.server_status().spares == 2)
+    with faults.stop("close_range", pid=before, of_children=True):
+        server.check_starts(1)
+        wait_until(lambda: stopped_child_of(before))
+    holder = stopped_child_of(before)
+    with (
+        faults.stop("sendmsg", pid=before, of_children=True, caller=CORE),
+        deaf(server, faults, beginning, path),
+    ):
+        wait_until(lambda: state_of(before) == "T" and stopped_child_of(before, but=holder))
+        process = stopped_child_of(before, but=holder)
+        end(before)
+        os.kill(process, signal.SIGCONT)
+        wait_until(lambda: not is_alive(process))
+        os.kill(holder, signal.SIGCONT)
+    assert not path.exists()
+    wait_until(lambda: not is_alive(holder))
     server.check_starts()
 
 
