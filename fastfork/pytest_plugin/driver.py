@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import wire
-from .plan import Group, first_of, indices_of, own_fixtures
+from .plan import Group, first_of, indices_of, is_alive, own_fixtures, set_up, torn_down_by
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Collection
     from typing import Any
 
     from .durations import Durations
-    from .needs import Needs, Wide
+    from .needs import Key, Needs, Wide
     from .plan import Unit
 
 
@@ -21,7 +23,7 @@ class Action(NamedTuple):
 
     verb: str
     unit: Unit = -1
-    names: tuple[str, ...] = ()
+    keys: tuple[Key, ...] = ()
     depth: int = 0
     next_index: int = -1
 
@@ -48,6 +50,10 @@ class Driver:
         self._units = list(group.units)
         self._stage: list[Unit] = []
         self._alive: dict[Any, Wide] = {}
+        self._broken: set[Any] = set()
+        """Definitions of those alive whose set-up has failed."""
+        self._doomed: set[int] = set()
+        """Tests for which something could not be set up."""
         self._is_set_up = False
         """Whether the group's own node is; `_nodes` are those within it."""
         self._nodes: list[Any] = []
@@ -57,6 +63,12 @@ class Driver:
     def and_outer(self) -> list[Driver]:
         """Return this one, and those whose templates its own descends from."""
         return [self, *(self.parent.and_outer() if self.parent is not None else ())]
+
+    def fails(self, index: int) -> bool:
+        """Whether the set-up of a test has failed, so that it needs nothing more."""
+        return index in self._doomed or any(
+            self._is_broken(wide) for wide in (self._needs.wide(index) if self._broken else ())
+        )
 
     # Holds: the last test before some teardown is shown after it
 
@@ -116,11 +128,13 @@ class Driver:
     def _prepare(self, unit: Unit) -> Action | None:
         """Return what is to be set up before a unit; one test's needs at a time."""
         limit = _limit(unit)
+        wanted: dict[Any, Wide] = {}
         for index in indices_of(unit):
-            new = self._new(own_fixtures(self._needs, self.group, index, limit))
+            own = own_fixtures(self._needs, self.group, index, limit)
+            new = self._new([w for w in own if wanted.setdefault(w.definition, w).serves(w)], index)
             depth = self._depth(index, limit)
             if new or self._lacks_nodes(index, depth):
-                return Action(wire.PREPARE, index, tuple(w.name for w in new), depth)
+                return Action(wire.PREPARE, index, tuple(w.key for w in new), depth)
         return None
 
     def _lacks_nodes(self, index: int, depth: int) -> bool:
@@ -129,31 +143,22 @@ class Driver:
         inner = self._needs.chain(index)[self.group.depth + 1 : depth]
         return any(node not in self._nodes for node in inner)
 
-    def _new(self, wanted: list[Wide]) -> list[Wide]:
+    def _new(self, wanted: list[Wide], index: int) -> list[Wide]:
         """Return those of a test's fixtures that are not there, or will not be once those it changes have been."""
-        new = [wide for wide in wanted if not self._has(wide)]
-        lost = self._lost(new)
+        if index in self._doomed or any(driver.fails(index) for driver in self.and_outer()[1:]):
+            return []
+        wanted = list(itertools.takewhile(lambda wide: not self._is_broken(wide), wanted))
+        new = [wide for wide in wanted if not is_alive(self._alive, wide)]
+        lost = torn_down_by(self._alive, new)
         return [wide for wide in wanted if wide in new or wide.definition in lost] if lost else new
 
-    def _lost(self, new: list[Wide]) -> set[Any]:
-        """Return the definitions that are torn down when others are set up with another parameter."""
-        lost = {wide.definition for wide in new if wide.definition in self._alive}
-        names = {definition.argname for definition in lost}
-        count = -1
-        while names and count != len(lost):
-            count = len(lost)
-            lost.update(d for d in self._alive if not names.isdisjoint(d.argnames))
-            names.update(definition.argname for definition in lost)
-        return lost
-
-    def _has(self, wide: Wide) -> bool:
-        alive = self._alive.get(wide.definition)
-        return alive is not None and alive.serves(wide)
+    def _is_broken(self, wide: Wide) -> bool:
+        return wide.definition in self._broken and is_alive(self._alive, wide)
 
     def _conflicts(self, action: Action) -> bool:
         """Whether setting up ends another value of the same fixture, which tests may be using."""
         assert isinstance(action.unit, int)
-        wanted = [w for w in self._needs.wide(action.unit) if w.name in action.names]
+        wanted = [w for w in self._needs.wide(action.unit) if w.key in action.keys]
         return any(w.definition in self._alive for w in wanted)
 
     def _open_stage(self) -> None:
@@ -179,13 +184,29 @@ class Driver:
         self.busy -= 1
         self._stage.insert(0, unit)
 
-    def note_prepared(self, action: Action) -> None:
-        """Note what the template has set up, or has tried to: a fixture that failed is not tried again."""
+    def note_prepared(self, action: Action, failed: Collection[Key], missing: Collection[Key]) -> None:
+        """Note what the template has set up, or has tried to.
+
+        Parameters
+        ----------
+        action:
+            What it was to do.
+        failed:
+            Which fixtures have failed: they will for others, too, and are not tried again.
+        missing:
+            Which ones it has not come to: others may need them.
+
+        """
         assert isinstance(action.unit, int)
-        new = [wide for wide in self._needs.wide(action.unit) if wide.name in action.names]
-        for definition in self._lost(new):
-            del self._alive[definition]
-        self._alive.update({wide.definition: wide for wide in new})
+        new = {wide.key: wide for wide in self._needs.wide(action.unit) if wide.key in action.keys}
+        set_up(self._alive, [*new.values()])
+        for key in missing:
+            del self._alive[new[key].definition]
+        if failed or missing:
+            self._doomed.add(action.unit)
+        self._broken.difference_update(wide.definition for wide in new.values())
+        self._broken.update(new[key].definition for key in failed)
+        self._broken.intersection_update(self._alive)
         self._is_set_up = True
         chain = self._needs.chain(action.unit)[self.group.depth + 1 : action.depth]
         self._nodes += [node for node in chain if node not in self._nodes]
@@ -201,6 +222,7 @@ class Driver:
             for definition, wide in self._alive.items()
             if wide.depth <= self.group.depth + len(self._nodes)
         }
+        self._broken.intersection_update(self._alive)
 
     def skip(self, index: int) -> None:
         """Leave out a test: it has been reported already."""
@@ -217,6 +239,8 @@ class Driver:
         self._units.sort(key=first_of)
         self._stage = []
         self._alive.clear()
+        self._broken.clear()
+        self._doomed.clear()
         self._nodes.clear()
         self._is_set_up = False
         self.busy = 0

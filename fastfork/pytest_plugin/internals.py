@@ -10,6 +10,7 @@ import pathlib
 import sys
 import warnings
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,11 +25,11 @@ from _pytest.warnings import catch_warnings_for_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
     from typing import Any
 
     from _pytest.capture import CaptureManager
 
+    from .needs import Key
     from .slot import Slot
 
 TEST_OUTCOME = (OutcomeException, Exception)
@@ -145,7 +146,7 @@ def _stack(session: pytest.Session) -> dict[Any, tuple[list[Callable[[], object]
     return stack
 
 
-def set_up_wide_fixtures(item: pytest.Item, names: Sequence[str], depth: int) -> None:
+def set_up_wide_fixtures(item: pytest.Item, keys: Sequence[Key], depth: int) -> None:
     """Set up some fixtures of a test, and the nodes in which they live; these are the first `depth` of its chain.
 
     The test itself is as if it had never been touched, and nodes further in that are set up already stay so.
@@ -159,13 +160,39 @@ def set_up_wide_fixtures(item: pytest.Item, names: Sequence[str], depth: int) ->
             _set_up_node(stack, node)
         for node in chain[len(stack) :]:
             stack[node] = ([], None)
-        for name in names:
-            item._request.getfixturevalue(name)  # type: ignore[attr-defined]
+        for name, over in keys:
+            with _overridden_less(item, name, over):
+                item._request.getfixturevalue(name)  # type: ignore[attr-defined]
     finally:
         while len(stack) > depth:
             stack.popitem()
         if hasattr(item, "_initrequest"):
             item._initrequest()
+
+
+@contextlib.contextmanager
+def _overridden_less(item: pytest.Item, name: str, over: int) -> Iterator[None]:
+    """Have a name mean, for a test, a fixture that `over` others override."""
+    if over == 0:
+        yield
+        return
+    request = item._request  # type: ignore[attr-defined]
+    known = request._arg2fixturedefs
+    definitions = known[name]
+    known[name] = definitions[:-over]
+    try:
+        yield
+    finally:
+        known[name] = definitions
+        request._fixture_defs.pop(name, None)
+
+
+def failed_and_missing(item: pytest.Item, keys: Sequence[Key]) -> tuple[list[Key], list[Key]]:
+    """Return those of a test's fixtures whose set-up has failed, and those whose set-up has not been tried."""
+    definitions = static_definitions(item)
+    results = {(name, over): definitions[name][-1 - over].cached_result for name, over in keys}
+    failed = [key for key, result in results.items() if result is not None and result[2] is not None]
+    return failed, [key for key, result in results.items() if result is None]
 
 
 def _raise_if_broken(stack: dict[Any, Any]) -> None:
@@ -187,9 +214,35 @@ def _set_up_node(stack: dict[Any, Any], node: Any) -> None:
 
 def _from_outside(traceback: TracebackType | None) -> TracebackType | None:
     """Leave out the frames with which a traceback begins in this package: in plain pytest they are not there."""
-    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    while traceback is not None and _is_own(traceback):
         traceback = traceback.tb_next
     return traceback
+
+
+def leave_out_own_frames(call: pytest.CallInfo[None]) -> None:
+    """Have the traceback of what a phase of a test has raised be that of plain pytest."""
+    if call.excinfo is None:
+        return
+    entries = list(_entries(call.excinfo.tb))
+    foreign = [entry for entry in entries if not _is_own(entry)]
+    if len(foreign) == len(entries):
+        return
+    traceback = None
+    for entry in reversed(foreign):
+        traceback = TracebackType(traceback, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    error = call.excinfo.value.with_traceback(traceback)
+    assert traceback is not None
+    call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, traceback))
+
+
+def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _is_own(entry: TracebackType) -> bool:
+    return entry.tb_frame.f_code.co_filename.startswith(_PACKAGE)
 
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
@@ -284,17 +337,18 @@ class Prepared:
 
     def tell_in_set_up(self, item: pytest.Item) -> None:
         """Have all that appear in the test's own set-up, as if it had happened there."""
-        set_up = item.setup
+        request = getattr(item, "_request", None)
+        owner, name = (item, "setup") if request is None else (request, "_fillfixtures")
+        go_on = getattr(owner, name)
 
-        def tell_and_set_up() -> None:
-            __tracebackhide__ = True
-            del item.setup
+        def tell_and_go_on() -> None:
+            delattr(owner, name)
             self._tell()
             if self.error is not None:
                 raise self.error
-            set_up()
+            go_on()
 
-        item.setup = tell_and_set_up  # type: ignore[method-assign]
+        setattr(owner, name, tell_and_go_on)
 
     def _tell(self) -> None:
         for stream, text in zip((sys.stdout, sys.stderr), self.output):

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 _MARKER = "fastfork_per_test"
 
 
+Key = tuple[str, int]
+"""The name of a fixture, and how many others of that name override it for a test and yet need it."""
+
+
 class Wide(NamedTuple):
     """A fixture of more than a test's scope, as one test needs it."""
 
-    name: str
+    key: Key
     definition: Any
     """pytest's definition of it."""
     depth: int
@@ -96,14 +100,23 @@ class Needs:
         per_test = _PerTest(definitions, excluded)
         found = []
         for name in getattr(item, "fixturenames", ()):
-            if not definitions.get(name):
-                continue
-            depth = self._depth(index, name, definitions[name][-1])
-            if depth is not None and not per_test(name):
-                parameter = internals.parameter_of(item, name)
-                found.append(Wide(name, definitions[name][-1], depth, parameter))
+            if definitions.get(name) and not per_test(name):
+                found += self._wide_of_name(index, name, _needed(definitions[name]))
         if all(internals.is_plain_parameter(wide.definition) for wide in found) or internals.is_skipped(item):
             return []
+        return found
+
+    def _wide_of_name(self, index: int, name: str, definitions: Sequence[Any]) -> list[Wide]:
+        """Return the wide ones of the fixtures with a name, the outermost first.
+
+        One that lives where the one does that overrides it is set up with that, when that asks for it.
+        """
+        parameter = internals.parameter_of(self._items[index], name)
+        found: list[Wide] = []
+        for over, definition in enumerate(reversed(definitions)):
+            depth = self._depth(index, name, definition)
+            if depth is not None and (not found or depth < found[0].depth):
+                found.insert(0, Wide((name, over), definition, depth, parameter))
         return found
 
     def _excluded(self, item: pytest.Item) -> frozenset[str] | None:
@@ -145,6 +158,14 @@ class _PerTest:
                 for definition in self._definitions.get(name, ())
             )
         return self._known[name]
+
+
+def _needed(definitions: Sequence[Any]) -> Sequence[Any]:
+    """Return the last definition of a name, after those that it overrides and yet needs."""
+    first = len(definitions) - 1
+    while first > 0 and definitions[first].argname in definitions[first].argnames:
+        first -= 1
+    return definitions[first:]
 
 
 def _is_asynchronous(function: Callable[..., object]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Union
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from .needs import Needs, Wide
@@ -79,7 +79,7 @@ class Planner:
             group.units.append(unit)
             limit = unit.depth if isinstance(unit, Group) else None
             for index in indices_of(unit):
-                alive.update({wide.definition: wide for wide in self._own(group, index, limit)})
+                set_up(alive, self._own(group, index, limit))
                 position = index + 1
         return group
 
@@ -115,7 +115,7 @@ class Planner:
             for wide in self._own(group, index, depth):
                 known = outer.get(wide.definition) or alive.get(wide.definition)
                 if known is None and wide.is_harmless():
-                    continue
+                    outer[wide.definition] = known = wide
                 if known is None or not known.serves(wide):
                     return False
         return True
@@ -124,6 +124,31 @@ class Planner:
 def own_fixtures(needs: Needs, group: Group, index: int, limit: int | None) -> list[Wide]:
     """Return what a group's template has to set up for a test: not what is further out, nor from `limit` inwards."""
     return [w for w in needs.wide(index) if w.depth >= group.depth and (limit is None or w.depth < limit)]
+
+
+def set_up(alive: dict[Any, Wide], wanted: Sequence[Wide]) -> None:
+    """Have fixtures be among those that are alive, and those that this tears down no longer be."""
+    new = [wide for wide in wanted if not is_alive(alive, wide)]
+    for definition in torn_down_by(alive, new):
+        del alive[definition]
+    alive.update({wide.definition: wide for wide in wanted})
+
+
+def is_alive(alive: Mapping[Any, Wide], wide: Wide) -> bool:
+    """Whether a fixture is alive with the parameter that a test wants."""
+    return wide.definition in alive and alive[wide.definition].serves(wide)
+
+
+def torn_down_by(alive: Mapping[Any, Wide], new: Iterable[Wide]) -> set[Any]:
+    """Return the definitions of those alive that are torn down when others are set up with another parameter."""
+    lost = {wide.definition for wide in new if wide.definition in alive}
+    names = {definition.argname for definition in lost}
+    count = -1
+    while names and count != len(lost):
+        count = len(lost)
+        lost.update(definition for definition in alive if not names.isdisjoint(definition.argnames))
+        names.update(definition.argname for definition in lost)
+    return lost
 
 
 def _share(one: list[Any], other: list[Any], depth: int) -> bool:

@@ -224,7 +224,7 @@ class Results:
             if last.failed and other.failed:
                 reports.append(other)
                 continue
-            merged = other if other.failed else last
+            merged = last if other.passed else other
             sections = _join_sections(last.sections, other.sections)
             merged.duration = last.duration + other.duration
             merged.user_properties = last.user_properties

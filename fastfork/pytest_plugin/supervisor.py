@@ -264,7 +264,7 @@ class Supervisor:
             return False
         slot = self._free[-1].number
         if action.verb == wire.PREPARE:
-            message = wire.command(wire.PREPARE, action.unit, slot, action.names, action.depth)
+            message = wire.command(wire.PREPARE, action.unit, slot, action.keys, action.depth)
         else:
             driver.is_ending = action.next_index < 0
             message = wire.command(wire.LEAVE, action.unit, slot, action.next_index)
@@ -431,7 +431,7 @@ class Supervisor:
         self.results.read_work(task.slot, task.index)
         self._free_slot(task)
         if task.action.verb == wire.PREPARE:
-            driver.note_prepared(task.action)
+            driver.note_prepared(task.action, *(note.rest or ((), ())))
             return
         driver.note_left(task.action.next_index)
         if driver.is_ending:

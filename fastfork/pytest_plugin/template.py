@@ -24,8 +24,9 @@ from .warmth import warm_up
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
+    from .needs import Key
     from .run import Run
 
 STACKS_SIGNAL = signal.SIGRTMAX - 3 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
@@ -168,12 +169,15 @@ class Template:
             self._run.send(wire.note(wire.NOT_FORKED, slot, index, error.errno or 0))
             return -1
 
-    def _prepare(self, index: int, slot: int, names: list[str], depth: int) -> None:
+    def _prepare(self, index: int, slot: int, keys: list[Key], depth: int) -> None:
         """Set up wide fixtures for a test, the first one that needs them."""
         item = self._run.items[index]
         prepared = self._run.prepared.setdefault(index, internals.Prepared())
-        with self._work(slot, index), prepared.recording(item):
-            internals.set_up_wide_fixtures(item, names, depth)
+        with self._work(slot, index) as told, prepared.recording(item):
+            try:
+                internals.set_up_wide_fixtures(item, keys, depth)
+            finally:
+                told.extend(internals.failed_and_missing(item, keys))
 
     def _leave(self, index: int, slot: int, next_index: int) -> None:
         """Tear down what the next test does not need."""
@@ -183,8 +187,9 @@ class Template:
             self._run.reporter.pytest_runtest_logreport(report)
 
     @contextlib.contextmanager
-    def _work(self, slot: int, index: int) -> Iterator[None]:
-        """Run code of fixtures, as the test in whose name that is done would."""
+    def _work(self, slot: int, index: int) -> Iterator[list[Any]]:
+        """Run code of fixtures, as the test in whose name that is done would. What is yielded is told at the end."""
+        told: list[Any] = []
         journal = wire.Journal(self._run.slots[slot].journal)
         test_process.flush_streams()  # of what threads of fixtures have written meanwhile
         internals.redirect(self._run.captured, self._run.slots[slot])
@@ -194,7 +199,7 @@ class Template:
         gc.enable()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            yield
+            yield told
         except Exception:
             journal.add(wire.STOP, ("error", traceback.format_exc(), None))
         except BaseException:  # of a fixture: the test meets it again by itself
@@ -208,7 +213,7 @@ class Template:
             journal.add(wire.SECONDS, time.perf_counter() - begin)
             self._run.reporter.journal = None
             self._own.update(system.child_pids())
-            self._run.send(wire.note(wire.DONE, slot, index, 0))
+            self._run.send(wire.note(wire.DONE, slot, index, 0, told or None))
 
     def _signal(self, slot: int, number: int) -> None:
         for pid, (occupied, _) in self._tests.items():

@@ -165,6 +165,11 @@ class Reporter:
         """Note where the test is."""
         self._enter(2)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """Have the report of what a template has met be that of plain pytest."""
+        internals.leave_out_own_frames(call)
+
     def pytest_enter_pdb(self, config: pytest.Config, pdb: object) -> None:
         """Have a test fail that would wait for ever for the terminal."""
         if system.is_another_groups_terminal(getattr(pdb, "stdin", None)):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Commands to a template: (verb, ...).
 RUN = "run"  # index, slot: fork a process for the test
-PREPARE = "prepare"  # index, slot, names: set up these wide fixtures for the test
+PREPARE = "prepare"  # index, slot, keys of Wide, depth: set up these wide fixtures for the test
 LEAVE = "leave"  # index, slot, next index or -1: tear down what the next test does not need
 SPAWN = "spawn"  # group, depth, and a descriptor: fork a template
 SIGNAL = "signal"  # slot, number: send a signal to the test in it; SIGKILL to all of its group
@@ -23,7 +23,7 @@ END = "end"  # leave: no more tests
 # Notes to pytest's process.
 ENDED = 1  # slot, index, flags: a test has told all
 EXITED = 2  # slot, index, wait status, leftovers: its process has been reaped
-DONE = 3  # slot, index, flags: a template has prepared or left
+DONE = 3  # slot, index, -, fixtures that have failed and those not come to: a template has prepared or left
 NOT_FORKED = 4  # slot (-1: a template), index or group, errno
 TEMPLATE_EXITED = 5  # -1, group, wait status
 

@@ -269,6 +269,150 @@ def test_errors_are_on_the_right_tests(project):
     assert len(plain.failures()) == 6  # by name: two are of a test_last
 
 
+def test_parameters_of_a_module_for_one_class(project):
+    """The class's own template cannot have its module's fixture with two values."""
+    project.write("conftest.py", FIXTURES)
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+        from journal import log
+
+        class TestIt:
+            def test_before(self, cls): log("test")
+
+            @pytest.mark.parametrize("value", [1, 2], scope="module")
+            def test_it(self, cls, value): log("test", value)
+        """,
+    )
+    plain, one, many = project.compare()
+    assert one.log == plain.log
+    assert sorted(many.log) == sorted(plain.log)
+
+
+def test_an_override_that_needs_a_wider_fixture_of_its_name(project):
+    """That one is set up once, though the name means one for each test, or each module."""
+    project.write("conftest.py", FIXTURES)
+    for name in ("one", "two"):
+        project.write(
+            f"test_{name}.py",
+            """
+            import pytest
+            from journal import log
+
+            @pytest.fixture
+            def module(module):
+                log("up function")
+                return [*module, 1]
+
+            @pytest.fixture(scope="module")
+            def session(session):
+                log("up module")
+                return [*session, 2]
+
+            def test_module(module):
+                assert len(module) == 2
+                log("test")
+
+            def test_both(module, session):
+                assert len(module) == len(session) == 2
+                log("test")
+            """,
+        )
+    plain, one, many = project.compare()
+    assert one.log == plain.log
+    assert sorted(many.log) == sorted(plain.log)
+    assert plain.log.count("up session ") == 1
+
+
+def test_what_another_fixtures_error_has_kept_from_being_set_up_is_set_up_later_once(project):
+    project.write("conftest.py", FIXTURES)
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+        from conftest import make
+        from journal import log
+
+        @pytest.fixture(scope="module")
+        def broken():
+            log("up broken")
+            raise ValueError("in set-up")
+
+        @pytest.fixture(scope="module", params=[1, 2])
+        def breaks_between(request):
+            yield request.param
+            raise ValueError(f"in teardown of {request.param}")
+
+        def test_broken(broken, module): log("test")
+        def test_module(module): log("test")
+        def test_broken_again(broken, module, session): log("test")
+        def test_session(session, module): log("test")
+        def test_session_again(session): log("test")
+
+        @pytest.mark.parametrize("n", [1, 2])
+        def test_between(breaks_between, n): log("test", breaks_between, n)
+        """,
+    )
+    plain, one, many = project.compare()
+    assert one.log == plain.log
+    assert sorted(many.log) == sorted(plain.log)
+
+
+def test_a_wide_fixture_that_fails_under_unittest(project):
+    project.write(
+        "test_it.py",
+        """
+        import unittest, pytest
+
+        @pytest.fixture(autouse=True, scope="module")
+        def broken(): raise ValueError("in set-up")
+
+        class Case(unittest.TestCase):
+            def test_it(self): pass
+        """,
+    )
+    plain, *_ = project.compare()
+    assert len(plain.failures()) == 1
+
+
+def test_a_scope_that_does_not_fit_is_said_as_by_plain_pytest(project):
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+
+        @pytest.fixture
+        def narrow(): pass
+
+        @pytest.fixture(scope="module")
+        def wide(narrow): pass
+
+        def test_it(wide): pass
+        """,
+    )
+    project.compare()
+
+
+def test_a_teardown_that_is_expected_to_fail(project):
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+
+        class TestIt:
+            @pytest.fixture(scope="class")
+            def breaks_late(self):
+                yield
+                raise ValueError("in teardown")
+
+            @pytest.mark.xfail
+            def test_it(self, breaks_late): pass
+        """,
+    )
+    project.compare()
+
+
 def test_addfinalizer_xunit_and_unittest(project):
     project.write(
         "test_it.py",
