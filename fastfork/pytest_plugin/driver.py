@@ -51,7 +51,7 @@ class Driver:
         self._stage: list[Unit] = []
         self._alive: dict[Any, Wide] = {}
         self._broken: set[Any] = set()
-        """Definitions of those alive whose set-up has failed."""
+        """Definitions whose set-up has failed, the last time."""
         self._doomed: set[int] = set()
         """Tests for which something could not be set up."""
         self._is_set_up = False
@@ -65,10 +65,15 @@ class Driver:
         return [self, *(self.parent.and_outer() if self.parent is not None else ())]
 
     def fails(self, index: int) -> bool:
-        """Whether the set-up of a test has failed, so that it needs nothing more."""
-        return index in self._doomed or any(
-            self._is_broken(wide) for wide in (self._needs.wide(index) if self._broken else ())
+        """Whether the set-up of a test has failed, or will, here or further out: it needs nothing further in."""
+        return (
+            index in self._doomed
+            or any(map(self._is_broken, self._needs.wide(index)))
+            or self._fails_outside(index)
         )
+
+    def _fails_outside(self, index: int) -> bool:
+        return self.parent is not None and self.parent.fails(index)
 
     # Holds: the last test before some teardown is shown after it
 
@@ -145,7 +150,7 @@ class Driver:
 
     def _new(self, wanted: list[Wide], index: int) -> list[Wide]:
         """Return those of a test's fixtures that are not there, or will not be once those it changes have been."""
-        if index in self._doomed or any(driver.fails(index) for driver in self.and_outer()[1:]):
+        if index in self._doomed or self._fails_outside(index):
             return []
         wanted = list(itertools.takewhile(lambda wide: not self._is_broken(wide), wanted))
         new = [wide for wide in wanted if not is_alive(self._alive, wide)]
@@ -206,7 +211,6 @@ class Driver:
             self._doomed.add(action.unit)
         self._broken.difference_update(wide.definition for wide in new.values())
         self._broken.update(new[key].definition for key in failed)
-        self._broken.intersection_update(self._alive)
         self._is_set_up = True
         chain = self._needs.chain(action.unit)[self.group.depth + 1 : action.depth]
         self._nodes += [node for node in chain if node not in self._nodes]
@@ -222,7 +226,6 @@ class Driver:
             for definition, wide in self._alive.items()
             if wide.depth <= self.group.depth + len(self._nodes)
         }
-        self._broken.intersection_update(self._alive)
 
     def skip(self, index: int) -> None:
         """Leave out a test: it has been reported already."""

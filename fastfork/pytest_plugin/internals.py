@@ -208,15 +208,8 @@ def _set_up_node(stack: dict[Any, Any], node: Any) -> None:
     try:
         node.setup()
     except TEST_OUTCOME as error:
-        stack[node] = (stack[node][0], (error, _from_outside(error.__traceback__)))
+        stack[node] = (stack[node][0], (error, error.__traceback__))
         raise
-
-
-def _from_outside(traceback: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames with which a traceback begins in this package: in plain pytest they are not there."""
-    while traceback is not None and _is_own(traceback):
-        traceback = traceback.tb_next
-    return traceback
 
 
 def leave_out_own_frames(call: pytest.CallInfo[None]) -> None:
@@ -308,7 +301,7 @@ class Prepared:
             try:
                 yield
             except TEST_OUTCOME as error:
-                self.error = error.with_traceback(_from_outside(error.__traceback__))
+                self.error = error
 
     @contextlib.contextmanager
     def _streams(self, item: pytest.Item) -> Iterator[None]:

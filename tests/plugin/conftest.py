@@ -36,6 +36,17 @@ class Outcome:
             for case in self.cases
         ]
 
+    def difference(self, other):
+        """Say in what this one is not what another one is, if in anything."""
+        if self.code != other.code:
+            return f"exit code {self.code}, not {other.code}\n{self.out}"
+        for ours, theirs in zip(self.results(), other.results()):
+            if ours != theirs:
+                return f"{ours}\nnot\n{theirs}"
+        if len(self.cases) != len(other.cases):
+            return f"{len(self.cases)} results, not {len(other.cases)}\n{self.out}"
+        return ""
+
     def failures(self):
         """Return the name and the text of each case that failed."""
         return {
@@ -128,12 +139,16 @@ class Project:
         plain = self.run(*arguments)
         runs = [self.run(f"--fastfork={number}", *arguments) for number in workers]
         for run in runs:
-            for one, other in zip(run.results(), plain.results()):
-                assert one == other
-            assert len(run.cases) == len(plain.cases), run.out
-            assert run.code == plain.code, run.out
+            assert not run.difference(plain)
         assert plain.cases
         return (plain, *runs)
+
+    def compare_with_log(self):
+        """Do the same; what the tests have logged is the same, too, and in that order where one runs at a time."""
+        plain, one, many = self.compare()
+        assert one.log == plain.log
+        assert sorted(many.log) == sorted(plain.log)
+        return plain, one, many
 
 
 @pytest.fixture

@@ -147,23 +147,21 @@ class Generator:
     def _class(self, visible):
         if self._happens(0.25):
             return self._test_case()
-        body = self._class_fixtures("class") + self._method_fixtures("method")
+        body = self._pair("setup_class", "teardown_class", of="cls")
+        body += self._pair("setup_method", "teardown_method", of="self")
         body += self._fixtures(self._random.choice((0, 0, 1, 2)), visible, "self")
         body += "".join(self._test(visible, "self") for _ in range(self._random.randint(1, 4)))
         return f"class Test{self._number()}:\n" + textwrap.indent(body, "    ")
 
-    def _class_fixtures(self, kind):
-        names = ("setUpClass", "tearDownClass") if kind == "case" else ("setup_class", "teardown_class")
-        methods = "".join(f"@classmethod\ndef {name}(cls): log({name!r})\n\n" for name in names)
-        return methods if self._happens(0.3) else ""
-
-    def _method_fixtures(self, kind):
-        names = ("setUp", "tearDown") if kind == "case" else ("setup_method", "teardown_method")
-        methods = "".join(f"def {name}(self): log({name!r})\n\n" for name in names)
+    def _pair(self, *names, of):
+        """Write two methods of a class, or of its objects, now and then."""
+        decorator = "@classmethod\n" if of == "cls" else ""
+        methods = "".join(f"{decorator}def {name}({of}): log({name!r})\n\n" for name in names)
         return methods if self._happens(0.3) else ""
 
     def _test_case(self):
-        body = self._class_fixtures("case") + self._method_fixtures("case")
+        body = self._pair("setUpClass", "tearDownClass", of="cls")
+        body += self._pair("setUp", "tearDown", of="self")
         for decorator in ("", "@unittest.expectedFailure\n", "@unittest.skip('skipped')\n"):
             if not decorator or self._happens(0.3):
                 fails = "self.fail()" if self._happens(0.5) else "pass"
@@ -185,21 +183,12 @@ def difference(project, seed, *, may_fail):
     ends_early = options[:1] in (["-x"], ["--maxfail=2"])
     for workers in (1,) if ends_early else (1, 3):
         run = project.run(f"--fastfork={workers}", *options)
-        told = _difference(plain, run)
+        told = run.difference(plain)
         if not told and not ends_early:
             told = _log_difference(plain.log, run.log, workers)
         if told:
             return f"seed {seed}, {workers} at a time, {options}:\n{told}"
     return ""
-
-
-def _difference(plain, run):
-    if run.code != plain.code:
-        return f"exit code {run.code}, not {plain.code}\n{run.out}"
-    for one, other in zip(run.results(), plain.results()):
-        if one != other:
-            return f"{one}\nnot\n{other}"
-    return "" if len(run.cases) == len(plain.cases) else f"{len(run.cases)} results, not {len(plain.cases)}"
 
 
 def _log_difference(plain, log, workers):
