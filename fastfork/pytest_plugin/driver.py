@@ -152,10 +152,15 @@ class Driver:
         """Return those of a test's fixtures that are not there, or will not be once those it changes have been."""
         if index in self._doomed or self._fails_outside(index):
             return []
-        wanted = list(itertools.takewhile(lambda wide: not self._is_broken(wide), wanted))
-        new = [wide for wide in wanted if not is_alive(self._alive, wide)]
-        lost = torn_down_by(self._alive, new)
+        _, lost = self._new_and_lost(wanted)  # what is lost is set up again, though it has failed before
+        wanted = list(itertools.takewhile(lambda w: w.definition in lost or not self._is_broken(w), wanted))
+        new, lost = self._new_and_lost(wanted)
         return [wide for wide in wanted if wide in new or wide.definition in lost] if lost else new
+
+    def _new_and_lost(self, wanted: list[Wide]) -> tuple[list[Wide], set[Any]]:
+        """Return those fixtures that are not there, and the definitions of those that they end."""
+        new = [wide for wide in wanted if not is_alive(self._alive, wide)]
+        return new, torn_down_by(self._alive, new)
 
     def _is_broken(self, wide: Wide) -> bool:
         return wide.definition in self._broken and is_alive(self._alive, wide)

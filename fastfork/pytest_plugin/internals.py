@@ -244,6 +244,7 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 def tear_down(item: pytest.Item, next_item: pytest.Item | None) -> pytest.TestReport:
     """Tear down what the next test does not need, and report that on the last test that could use it."""
     state = item.session._setupstate
+    item._report_sections.clear()  # of what has been torn down before, and been reported
     with _capturing(item, "teardown"):
         call = CallInfo.from_call(partial(state.teardown_exact, next_item), when="teardown")
     # No hook: what plugins remember of a test is in the process that has run it.

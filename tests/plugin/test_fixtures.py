@@ -345,6 +345,56 @@ def test_what_another_fixtures_error_has_kept_from_being_set_up_is_set_up_later_
     project.compare_with_log()
 
 
+def test_what_has_failed_is_set_up_again_once_with_another_parameter_of_what_it_needs(project):
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+        from journal import log
+
+        @pytest.fixture(scope="session", params=[1, 2])
+        def parametrised(request):
+            log("up", request.param)
+            yield request.param
+            log("down")
+
+        @pytest.fixture(scope="session", autouse=True)
+        def skips(parametrised):
+            log("skips")
+            pytest.skip(f"with {parametrised}")
+
+        def test_one(): log("test")
+        def test_two(skips): log("test")
+        def test_three(parametrised): log("test")
+        """,
+    )
+    plain, *_ = project.compare_with_log()
+    assert plain.log == ["up 1", "skips", "down", "up 2", "skips", "down"]
+
+
+def test_what_is_torn_down_is_told_once_where_a_failure_ends_the_session(project):
+    """That is after the template has made ready for the next module."""
+    project.write("conftest.py", FIXTURES)
+    project.write(
+        "test_one.py",
+        """
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def prints():
+            yield
+            print("down")
+
+        @pytest.mark.parametrize("value", [1, 2], scope="session")
+        @pytest.mark.usefixtures("session", "module")
+        def test_it(prints, value):
+            assert value == 1
+        """,
+    )
+    project.write("test_two.py", "def test_it(module): pass")
+    project.compare("-x", workers=(1,))
+
+
 def test_a_wide_fixture_that_fails_under_unittest(project):
     project.write(
         "test_it.py",
