@@ -408,7 +408,7 @@ def beginning(request, with_epoll, faults):
     fastfork.get_context(spares=chosen["spares"], spare_quiet=600)
     server = request.getfixturevalue("server")
     if chosen["spares"] > 0:
-        have_spares(server.check_starts)
+        have_spares(server.check_starts, chosen["spares"])
     yield fastfork.ChildOptions(**chosen["options"])
     fastfork.get_context(spares=2, spare_quiet=1)
 
@@ -459,7 +459,6 @@ def test_a_server_that_dies_before_a_process_has_begun(beginning, faults, server
 def test_a_dead_server_whose_sockets_another_process_still_holds_is_dead(beginning, faults, server, tmp_path):
     """That one has just been forked: without it nobody could hear that a process begins, nor does anybody now."""
     before, path = server.pid, tmp_path / "run"
-    wait_until(lambda: fastfork.server_status().spares == 2)
     with faults.stop("close_range", pid=before, of_children=True):
         server.check_starts(1)
         wait_until(lambda: stopped_child_of(before))

@@ -12,18 +12,20 @@ _PACE = 30
 """Starts, many at a time, that make a pace."""
 
 
-def have_spares(start_and_join):
+def have_spares(start_and_join, count=1):
     """Have starts come so fast, at whatever load, that the default context's template keeps spares.
 
     Parameters
     ----------
     start_and_join:
         Starts a process and waits for its end.
+    count:
+        How many there are to be: a pace that is over as soon as there is one need not bring others.
 
     """
 
     def are_there():
-        return fastfork.server_status().spares > 0
+        return fastfork.server_status().spares >= count
 
     def make_a_pace():
         list(pool.map(lambda _: start_and_join(), range(_PACE)))
