@@ -54,13 +54,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--python", action="append", default=[], metavar="X", help="a version or a path")
     parser.add_argument("--list", action="store_true", help="print the steps and leave")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="at once")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N", help="at once")
     parser.add_argument(
         "--work", type=Path, default=CHECKOUT / ".cache/ci", metavar="DIR", help="the run's folder"
     )
     options = parser.parse_args(arguments)
     options.work = options.work.resolve()
     return options
+
+
+def default_jobs() -> int:
+    """Return how many steps are run side by side: one more than there are processors, as tests wait now and then."""
+    return min(3, 1 + (os.cpu_count() or 1))
 
 
 def wanted(steps: Sequence[Step], patterns: Sequence[str] | None) -> set[str]:

@@ -115,8 +115,8 @@ def plan(place: Place, interpreters: Sequence[Interpreter], tools: Interpreter) 
         pytest_step(place, oldest),
         *([pytest_step(place, newest)] if oldest != newest else []),
         pytest_step(place, (between or interpreters)[0], backend="poll"),
-        *(integration_step(place, item) for item in between[1:]),
         plugin_step(place, newest, (PYTEST_PLUGIN,)),
+        *integration_steps(place, between[1:]),
         *([plugin_step(place, oldest, PYTEST_PLUGIN_ON_OLDEST)] if oldest != newest else []),
         Step("tools", partial(install_tools, place, tools), ["build"]),
         Step("lint", partial(lint, place), ["tools"]),
@@ -201,10 +201,16 @@ def pytest_step(place: Place, interpreter: Interpreter, backend: str = "") -> St
     return _pytest_step("pytest", ("tests", *left_out), place, interpreter, backend)
 
 
-def integration_step(place: Place, interpreter: Interpreter) -> Step:
-    """Return the step that runs whole programs: all that there is time for between the oldest and the newest Python."""
-    left_out = [f"--ignore={tests}" for tests in WITH_OTHER_PACKAGES]
-    return _pytest_step("integration", ("tests/integration", *left_out), place, interpreter, backend="")
+def integration_steps(place: Place, interpreters: Sequence[Interpreter]) -> list[Step]:
+    """Return the steps that run whole programs: for the time that they take, each file on one of these Pythons."""
+    files = [
+        str(path.relative_to(place.checkout)) for path in place.checkout.glob("tests/integration/test_*.py")
+    ]
+    shared_out = sorted(set(files).difference(WITH_OTHER_PACKAGES))
+    return [
+        _pytest_step("integration", shared_out[number :: len(interpreters)], place, interpreter, backend="")
+        for number, interpreter in enumerate(interpreters)
+    ]
 
 
 def fault_step(place: Place, interpreter: Interpreter, backend: str = "") -> Step:
