@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 
 import pytest
 from support import targets
 from support.processes import children_of, is_alive, wait_until
+from support.spares import have_spares
 
 import fastfork
 from fastfork import forkserver
@@ -26,7 +26,7 @@ def spared():
 
 
 def start_many(context):
-    """Start processes all at once, which as a rule is a pace on a machine under load too."""
+    """Start processes all at once: a pace, as a rule."""
     processes = [context.Process(target=targets.nothing) for _ in range(QUICK)]
     fastfork.start_all(processes)
     for process in processes:
@@ -34,18 +34,14 @@ def start_many(context):
 
 
 def warm(context):
-    """Start processes until the template has its spares: some may have come too far apart to make a pace."""
+    """Start processes until the template has its spares."""
 
-    def have_come():
-        return fastfork.server_status().spares == 2
+    def start_and_join():
+        process = context.Process(target=targets.nothing)
+        process.start()
+        process.join()
 
-    def make_a_pace():
-        start_many(context)
-        with contextlib.suppress(AssertionError):
-            wait_until(have_come, timeout=5)
-        return have_come()
-
-    wait_until(make_a_pace)
+    have_spares(start_and_join, 2)
 
 
 def test_they_serve_and_their_exit_codes_are_right(spared):

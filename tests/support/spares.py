@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import fastfork
@@ -10,6 +11,8 @@ from .processes import wait_until
 
 _PACE = 30
 """Starts, many at a time, that make a pace."""
+_PATIENCE = 2.0
+"""Seconds that a template gets to fork them, once it has nothing else to do: at a load some starts make no pace."""
 
 
 def have_spares(start_and_join, count=1):
@@ -29,6 +32,8 @@ def have_spares(start_and_join, count=1):
 
     def make_a_pace():
         list(pool.map(lambda _: start_and_join(), range(_PACE)))
+        with contextlib.suppress(AssertionError):
+            wait_until(are_there, timeout=_PATIENCE)
         return are_there()
 
     start_and_join()  # there may be no template yet
