@@ -253,6 +253,10 @@ class Driver:
         self._is_set_up = False
         self.busy = 0
         self.is_ending = False
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Command its template no more."""
         if self.commands is not None:
             self.commands.close()
             self.commands = None

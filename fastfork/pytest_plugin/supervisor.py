@@ -84,6 +84,8 @@ class Supervisor:
         self._free = list(reversed(self._run.slots))
         self._tasks: dict[int, Task] = {}
         self._drivers: dict[int, Driver] = {}
+        self._given: dict[int, Driver] = {}
+        """Those that have been given a template, and may have none any more."""
         self._root_pid = 0
         self._root_pidfd = -1
         self._poll = select.poll()
@@ -184,9 +186,19 @@ class Supervisor:
         """
         if not self._root_pid and self._drivers[0].rest():
             self._start_root()
-        serving = [driver for driver in self._drivers.values() if driver.commands is not None]
-        serving.sort(key=lambda driver: -driver.group.depth)
+        serving = self._serving()
         return serving if self._settings.workers > 1 else serving[:1]
+
+    def _serving(self) -> list[Driver]:
+        """Return the drivers with a template, the innermost first: few of all."""
+        self._given = {
+            number: driver for number, driver in self._given.items() if driver.commands is not None
+        }
+        return sorted(self._given.values(), key=lambda driver: (-driver.group.depth, driver.group.number))
+
+    def _give_template(self, driver: Driver, commands: socket.socket) -> None:
+        driver.commands = commands
+        self._given[driver.group.number] = driver
 
     def _let_go(self) -> None:
         """Let test processes that have been forked ahead run."""
@@ -234,7 +246,7 @@ class Supervisor:
         group = action.unit
         assert isinstance(group, Group)
         outer = driver.and_outer()
-        others = sum(other.commands is not None and other not in outer for other in self._drivers.values())
+        others = sum(other not in outer for other in self._serving())
         if others >= self._settings.workers or not self._is_calm():
             return False
         inner = self._drivers[group.number]
@@ -243,8 +255,8 @@ class Supervisor:
             assert driver.commands is not None
             with contextlib.suppress(OSError):  # as in `_command`
                 socket.send_fds(driver.commands, [wire.command(wire.SPAWN, group.number)], [theirs.fileno()])
-        inner.commands = ours
         inner.parent = driver
+        self._give_template(inner, ours)
         driver.begin_unit()
         return True
 
@@ -301,7 +313,7 @@ class Supervisor:
             self._run.notes.close()
             template.start(self._run, 0, theirs)
         theirs.close()
-        root.commands = ours
+        self._give_template(root, ours)
         self._root_pid = pid
         self._watch_root()
 
@@ -499,9 +511,7 @@ class Supervisor:
 
     def _forget(self, driver: Driver) -> None:
         """Forget a template that has done its work."""
-        if driver.commands is not None:
-            driver.commands.close()
-            driver.commands = None
+        driver.hang_up()
         if driver.group.last < len(self._run.items) and self.results[driver.group.last].holds:
             self.results[driver.group.last].holds -= 1
 
@@ -521,8 +531,8 @@ class Supervisor:
 
     def _lose_inner(self, driver: Driver, how: str) -> None:
         """Take what the death of a template has ended along with it: the templates forked from it, and their tests."""
-        for inner in self._drivers.values():
-            if inner.parent is driver and inner.commands is not None:
+        for inner in self._serving():
+            if inner.parent is driver:
                 self._lose_inner(inner, how)
                 for task in self._tasks_of(inner):
                     if task.action.verb == wire.PREPARE:  # the next template will begin with that
@@ -636,7 +646,7 @@ class Supervisor:
         for task in list(self._tasks.values()):
             if task.is_test and not task.ended:
                 self._signal(task, signal.SIGKILL)
-        for driver in sorted(self._drivers.values(), key=lambda driver: -driver.group.depth):
+        for driver in self._drivers.values():
             driver.abandon()
         try:
             self._close_templates(index, deadline)
@@ -645,8 +655,8 @@ class Supervisor:
 
     def _close_templates(self, index: int, deadline: float) -> None:
         while self._root_pid and (index >= 0 or time.monotonic() < deadline):
-            for driver in sorted(self._drivers.values(), key=lambda driver: -driver.group.depth):
-                if driver.commands is not None and self._free:
+            for driver in self._serving():
+                if self._free:
                     action = driver.next_action()
                     if action is not None and action.verb == wire.END:
                         self._end_template(driver)
@@ -668,7 +678,5 @@ class Supervisor:
             os.waitpid(self._root_pid, 0)
             self._root_has_ended()
         self._end_orphans()
-        for driver in self._drivers.values():
-            if driver.commands is not None:
-                driver.commands.close()
-                driver.commands = None
+        for driver in self._serving():
+            driver.hang_up()

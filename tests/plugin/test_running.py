@@ -228,3 +228,42 @@ def test_pytest_killed_takes_its_processes_along(project):
     process.kill()
     process.wait()
     wait_until(lambda: not any(os.path.exists(f"/proc/{other}") for other in others))
+
+
+COUNTS_CALLS = """
+    import cProfile
+    import pstats
+    from journal import log
+
+    profile = cProfile.Profile()
+
+    def pytest_collection_finish():
+        profile.enable()
+
+    def pytest_sessionfinish():
+        profile.disable()
+        calls = {place[0]: 0 for place in pstats.Stats(profile).stats}
+        for place, counts in pstats.Stats(profile).stats.items():
+            calls[place[0]] += counts[1]
+        log(sum(count for file, count in calls.items() if file.endswith("supervisor.py")))
+"""
+
+CLASS = """
+class Test{}:
+    @pytest.fixture(scope="class", autouse=True)
+    def fixture(self): pass
+
+    def test_it(self): pass
+"""
+
+
+def test_a_template_costs_the_same_beside_many_others(project):
+    project.write("conftest.py", COUNTS_CALLS)
+
+    def calls_for_each(count):
+        project.write("test_it.py", "import pytest\n" + "".join(map(CLASS.format, range(count))))
+        run = project.run("--fastfork=2", "-W", "ignore")
+        assert run.code == 0, run.out
+        return int(run.log[-1]) / count
+
+    assert calls_for_each(100) < 2 * calls_for_each(10)
