@@ -32,7 +32,7 @@ from support.processes import (
 from support.spares import have_spares
 
 import fastfork
-from fastfork import _native, auth, client, forkserver
+from fastfork import _native, auth, client, forkserver, lean
 
 from .interposing import CORE
 
@@ -408,7 +408,7 @@ def beginning(request, with_epoll, faults):
     fastfork.get_context(spares=chosen["spares"], spare_quiet=600)
     server = request.getfixturevalue("server")
     if chosen["spares"] > 0:
-        have_spares(server.check_starts, chosen["spares"])
+        have_spares(server.context, chosen["spares"])
     yield fastfork.ChildOptions(**chosen["options"])
     fastfork.get_context(spares=2, spare_quiet=1)
 
@@ -455,33 +455,16 @@ def test_a_server_that_dies_before_a_process_has_begun(beginning, faults, server
     server.check_starts()
 
 
-def stopped_ahead(server, faults):
-    """Have one of two processes that are forked ahead be stopped right after its fork; return its pid."""
-    pid = server.pid
-
-    def is_there():
-        return stopped_child_of(pid)
-
-    def use_one():
-        have_spares(server.check_starts, 2)
-        with faults.stop("close_range", pid=pid, of_children=True):
-            server.check_starts(1)
-            with contextlib.suppress(
-                AssertionError
-            ):  # at a load that one may have come too late for the pace
-                wait_until(is_there, timeout=2)
-        return is_there()
-
-    wait_until(use_one)
-    return is_there()
-
-
 @pytest.mark.parametrize("beginning", ["forked ahead"], indirect=True)
 def test_a_dead_server_whose_sockets_another_process_still_holds_is_dead(beginning, faults, server, tmp_path):
     """That one has just been forked: without it nobody could hear that a process begins, nor does anybody now."""
     before, path = server.pid, tmp_path / "run"
-    holder = stopped_ahead(server, faults)
+    with faults.stop("close_range", pid=before, of_children=True):
+        call = lean.start("builtins:bytes")  # which nothing forked ahead is for
+        wait_until(lambda: stopped_child_of(before))
+    holder = stopped_child_of(before)
     with (
+        call,
         faults.stop("sendmsg", pid=before, of_children=True, caller=CORE),
         deaf(server, faults, beginning, path),
     ):

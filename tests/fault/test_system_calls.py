@@ -584,7 +584,7 @@ def test_calls_for_spares(with_epoll, with_spares, faults, server, call):
     """
     with server.unharmed():
         for error in numbers(call):
-            have_spares(server.check_starts)
+            have_spares(server.context)
             with faults.fail(call, error, pid=server.pid, times=times_of(error, 2)):
                 for code in range(1, 5):
                     process = server.context.Process(target=targets.leave, args=(code,))

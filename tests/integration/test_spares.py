@@ -35,13 +35,7 @@ def start_many(context):
 
 def warm(context):
     """Start processes until the template has its spares."""
-
-    def start_and_join():
-        process = context.Process(target=targets.nothing)
-        process.start()
-        process.join()
-
-    have_spares(start_and_join, 2)
+    have_spares(context, 2)
 
 
 def test_they_serve_and_their_exit_codes_are_right(spared):
