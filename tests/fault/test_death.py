@@ -26,6 +26,7 @@ from support.processes import (
     children_of,
     is_alive,
     marked,
+    processes,
     state_of,
     wait_until,
 )
@@ -431,7 +432,8 @@ def deaf(server, faults, options, path):
 
 
 def stopped_child_of(pid, but=None):
-    return next((child for child in children_of(pid) if child != but and state_of(child) == "T"), None)
+    stopped = (process.pid for process in processes() if process.parent == pid and process.state == "T")
+    return next((child for child in stopped if child != but), None)
 
 
 @pytest.mark.parametrize(
@@ -459,21 +461,25 @@ def test_a_server_that_dies_before_a_process_has_begun(beginning, faults, server
 def test_a_dead_server_whose_sockets_another_process_still_holds_is_dead(beginning, faults, server, tmp_path):
     """That one has just been forked: without it nobody could hear that a process begins, nor does anybody now."""
     before, path = server.pid, tmp_path / "run"
-    with faults.stop("close_range", pid=before, of_children=True):
-        call = lean.start("builtins:bytes")  # which nothing forked ahead is for
-        wait_until(lambda: stopped_child_of(before))
-    holder = stopped_child_of(before)
     with (
-        call,
-        faults.stop("sendmsg", pid=before, of_children=True, caller=CORE),
-        deaf(server, faults, beginning, path),
+        faults.stop("close_range", pid=before, of_children=True),
+        open(os.devnull) as file,
+        lean.start(
+            "builtins:bytes", fds=_native.MAX_FDS_PER_MESSAGE * [file.fileno()]
+        ),  # not for one forked ahead
     ):
-        wait_until(lambda: state_of(before) == "T" and stopped_child_of(before, but=holder))
-        process = stopped_child_of(before, but=holder)
-        end(before)
-        os.kill(process, signal.SIGCONT)
-        wait_until(lambda: not is_alive(process))
-        os.kill(holder, signal.SIGCONT)
+        wait_until(lambda: stopped_child_of(before))
+        holder = stopped_child_of(before)
+        with (
+            faults.stop("sendmsg", pid=before, of_children=True, caller=CORE),
+            deaf(server, faults, beginning, path),
+        ):
+            wait_until(lambda: state_of(before) == "T" and stopped_child_of(before, but=holder))
+            process = stopped_child_of(before, but=holder)
+            end(before)
+            os.kill(process, signal.SIGCONT)
+            wait_until(lambda: not is_alive(process))
+            os.kill(holder, signal.SIGCONT)
     assert not path.exists()
     wait_until(lambda: not is_alive(holder))
     server.check_starts()
