@@ -464,9 +464,8 @@ def test_a_dead_server_whose_sockets_another_process_still_holds_is_dead(beginni
     with (
         faults.stop("close_range", pid=before, of_children=True),
         open(os.devnull) as file,
-        lean.start(
-            "builtins:bytes", fds=_native.MAX_FDS_PER_MESSAGE * [file.fileno()]
-        ),  # not for one forked ahead
+        # No process forked ahead takes so many descriptors.
+        lean.start("builtins:bytes", fds=_native.MAX_FDS_PER_MESSAGE * [file.fileno()]),
     ):
         wait_until(lambda: stopped_child_of(before))
         holder = stopped_child_of(before)

@@ -8,13 +8,10 @@ import signal
 import pytest
 from support import targets
 from support.processes import children_of, is_alive, wait_until
-from support.spares import have_spares
+from support.spares import PACE, have_spares, make_a_pace
 
 import fastfork
 from fastfork import forkserver
-
-QUICK = 40
-"""Starts that make a pace."""
 
 
 @pytest.fixture
@@ -25,21 +22,8 @@ def spared():
     fastfork.get_context(spares=2, spare_quiet=1)
 
 
-def start_many(context):
-    """Start processes all at once: a pace, as a rule."""
-    processes = [context.Process(target=targets.nothing) for _ in range(QUICK)]
-    fastfork.start_all(processes)
-    for process in processes:
-        process.join()
-
-
-def warm(context):
-    """Start processes until the template has its spares."""
-    have_spares(context, 2)
-
-
 def test_they_serve_and_their_exit_codes_are_right(spared):
-    warm(spared)
+    have_spares(spared, 2)
     before = fastfork.server_status().starts
     for code in range(1, 50):
         process = spared.Process(target=targets.leave, args=(code,))
@@ -53,11 +37,11 @@ def test_they_serve_and_their_exit_codes_are_right(spared):
 
 
 def see_that_there_are_none(context):
-    """Start processes as `warm` does, twice, and see that none of them was forked ahead."""
+    """Start processes at a pace, twice, and see that none of them was forked ahead."""
     for _ in range(2):
-        start_many(context)
+        make_a_pace(context)
     status = fastfork.server_status()
-    assert (status.starts, status.spares, status.spare_starts) == (2 * QUICK, 0, 0)
+    assert (status.starts, status.spares, status.spare_starts) == (2 * PACE, 0, 0)
 
 
 def test_none_until_there_is_a_pace(spared):
@@ -82,7 +66,7 @@ def test_none_where_the_environment_leaves_them_out(spared, monkeypatch, disable
 def test_they_go_when_it_is_quiet(ctx):
     fastfork.get_context(spares=2, spare_quiet=0.1)
     try:
-        for _ in range(QUICK):
+        for _ in range(PACE):
             process = ctx.Process(target=targets.nothing)
             process.start()
             process.join()
@@ -93,7 +77,7 @@ def test_they_go_when_it_is_quiet(ctx):
 
 
 def test_they_go_with_their_template(spared):
-    warm(spared)
+    have_spares(spared, 2)
     spares = children_of(forkserver._forkserver._forkserver_pid)
     assert len(spares) == 2
     fastfork.stop()
@@ -102,18 +86,18 @@ def test_they_go_with_their_template(spared):
 
 def test_those_of_the_next_template_have_its_preload(spared, ask):
     modules = ["colorsys"]
-    warm(spared)
+    have_spares(spared, 2)
     assert ask(targets.send_modules, modules, context=spared) == []
     fastfork.restart(preload=["__main__", *modules])
     assert ask(targets.send_modules, modules, context=spared) == modules
-    warm(spared)
+    have_spares(spared, 2)
     before = fastfork.server_status().spare_starts
     assert ask(targets.send_modules, modules, context=spared) == modules
     assert fastfork.server_status().spare_starts == before + 1
 
 
 def test_a_killed_template_leaves_none(spared):
-    warm(spared)
+    have_spares(spared, 2)
     template = forkserver._forkserver._forkserver_pid
     spares = children_of(template)
     os.kill(template, signal.SIGKILL)
@@ -122,7 +106,7 @@ def test_a_killed_template_leaves_none(spared):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_a_spare_that_somebody_ends_or_stops_harms_nobody(spared, number):
-    warm(spared)
+    have_spares(spared, 2)
     for pid in children_of(forkserver._forkserver._forkserver_pid):
         os.kill(pid, number)
     for code in (3, 4, 5):
@@ -133,7 +117,7 @@ def test_a_spare_that_somebody_ends_or_stops_harms_nobody(spared, number):
 
 
 def test_they_hear_nothing_of_an_interrupt(spared, capfd):
-    warm(spared)
+    have_spares(spared, 2)
     for pid in children_of(forkserver._forkserver._forkserver_pid):
         os.kill(pid, signal.SIGINT)
     process = spared.Process(target=targets.kill_self, args=(signal.SIGINT,))
@@ -144,14 +128,14 @@ def test_they_hear_nothing_of_an_interrupt(spared, capfd):
 
 
 def test_random_numbers_differ(spared, ask):
-    warm(spared)
+    have_spares(spared, 2)
     numbers = [ask(targets.send_random, context=spared) for _ in range(30)]
     assert len(set(numbers)) == 30
 
 
 def test_their_state_is_that_of_a_forked_child(spared, ask, monkeypatch, tmp_path):
     forked = ask(targets.send_own_state, context=spared)
-    warm(spared)
+    have_spares(spared, 2)
     before = fastfork.server_status().spare_starts
     served = ask(targets.send_own_state, context=spared)
     assert fastfork.server_status().spare_starts == before + 1
@@ -165,7 +149,7 @@ def test_their_state_is_that_of_a_forked_child(spared, ask, monkeypatch, tmp_pat
 
 def test_their_descriptors_are_those_of_a_forked_child(spared, ask):
     forked = ask(targets.send_descriptors, context=spared)
-    warm(spared)
+    have_spares(spared, 2)
     served = ask(targets.send_descriptors, context=spared)
     assert sorted(kind.partition(":[")[0] for kind in served.values()) == sorted(
         kind.partition(":[")[0] for kind in forked.values()

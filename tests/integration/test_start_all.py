@@ -133,9 +133,8 @@ def test_an_interrupt_amid_it_leaves_none(ctx, template, monkeypatch):
     process = ctx.Process(target=targets.nothing)
     process.start()
     process.join()
-    wait_until(
-        lambda: fastfork.server_status().live_children == 0
-    )  # a killed one may take longer than that one lived
+    # One that was killed may take longer to end than that one lived.
+    wait_until(lambda: fastfork.server_status().live_children == 0)
 
 
 def test_a_pool_starts_its_workers_so(ctx, monkeypatch):

@@ -242,10 +242,8 @@ COUNTS_CALLS = """
 
     def pytest_sessionfinish():
         profile.disable()
-        calls = {place[0]: 0 for place in pstats.Stats(profile).stats}
-        for place, counts in pstats.Stats(profile).stats.items():
-            calls[place[0]] += counts[1]
-        log(sum(count for file, count in calls.items() if file.endswith("supervisor.py")))
+        stats = pstats.Stats(profile).stats
+        log(sum(calls for (file, *_), (_, calls, *_) in stats.items() if file.endswith("supervisor.py")))
 """
 
 CLASS = """

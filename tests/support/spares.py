@@ -9,10 +9,18 @@ import fastfork
 from . import targets
 from .processes import wait_until
 
-_PACE = 40
-"""Starts that make a pace: all are asked for at once, so that they come quickly at a load, too."""
+PACE = 40
+"""Starts that make a pace."""
 _PATIENCE = 2.0
 """Seconds that a template gets to fork ahead, once it has nothing else to do."""
+
+
+def make_a_pace(context):
+    """Start processes all at once, so that the requests come quickly at a load, too, and wait for their ends."""
+    processes = [context.Process(target=targets.nothing) for _ in range(PACE)]
+    fastfork.start_all(processes)
+    for process in processes:
+        process.join()
 
 
 def have_spares(context, count=1):
@@ -21,13 +29,10 @@ def have_spares(context, count=1):
     def are_there():
         return fastfork.server_status().spares >= count
 
-    def make_a_pace():
-        processes = [context.Process(target=targets.nothing) for _ in range(_PACE)]
-        fastfork.start_all(processes)
-        for process in processes:
-            process.join()
+    def have_come():
+        make_a_pace(context)
         with contextlib.suppress(AssertionError):
             wait_until(are_there, timeout=_PATIENCE)
         return are_there()
 
-    wait_until(make_a_pace)
+    wait_until(have_come)
