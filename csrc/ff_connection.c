@@ -314,15 +314,18 @@ static bool is_late(const struct ff_connection *connection)
            ff_wait_readable(connection->sock, 0) == 0;
 }
 
+bool ff_connection_note_time(struct ff_connection *connection)
+{
+    if (!is_amid_request(connection) || !outbox_is_empty(&connection->outbox))
+        connection->began = 0;
+    else if (connection->began == 0)
+        connection->began = ff_seconds_now();
+    return connection->began > 0;
+}
+
 bool ff_connection_check_time(struct ff_connection *connection)
 {
-    if (!is_amid_request(connection) || !outbox_is_empty(&connection->outbox)) {
-        connection->began = 0;
-        return false;
-    }
-    if (connection->began == 0)
-        connection->began = ff_seconds_now();
-    if (!is_late(connection))
+    if (connection->began == 0 || !is_late(connection))
         return false;
     refuse(connection, FF_REFUSED_TIME);
     return true;

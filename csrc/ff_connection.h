@@ -114,8 +114,12 @@ bool ff_connection_is_stranger(const struct ff_connection *connection);
 /* Its client has gone. One that does not wait is read, and learns of it there, behind what was sent before. */
 void ff_connection_hang_up(struct ff_connection *connection);
 
-/* Refuse a request that began too long ago: whether it did. Its time goes on while it could be read. A client may have sent
- * its own end of the connection along: whoever holds that waits for the end of the stream in vain. */
+/* Take down since when a request is being read, after whatever has happened to the connection: whether one is. Its time goes
+ * on while it could be read. */
+bool ff_connection_note_time(struct ff_connection *connection);
+
+/* Refuse a request that began too long ago: whether it did. A client may have sent its own end of the connection along:
+ * whoever holds that waits for the end of the stream in vain. */
 bool ff_connection_check_time(struct ff_connection *connection);
 
 /* The end, without a word. */

@@ -21,7 +21,8 @@
 #include "ff_tree.h"
 #include "ff_util.h"
 
-#define SUSPICION_MS 50 /* from a death without a corpse until each child is asked for */
+#define SUSPICION_MS 50                    /* from a death without a corpse until each child is asked for */
+#define TIME_CHECK_MS (FF_REQUEST_MS / 10) /* between two looks at who is amid a request for too long */
 
 /* The loop's, listener, alive, reserve, status, the held one of the new child and its socket. */
 #define OWN_FDS (FF_LOOP_MAX_FDS + 6)
@@ -43,9 +44,11 @@ struct ff_server {
     double next_kills;       /* when doomed children are to be seen to again */
     struct rlimit own_limit; /* of open descriptors, as it was before; children get it back */
     bool limit_is_raised;
-    bool is_amid_requests; /* some client is: it has to come to an end */
-    bool leaving;          /* the alive descriptor has ended */
-    bool done;             /* nobody is owed anything, and a last look has found nothing new */
+    bool is_amid_requests;  /* some client is, or was: it has to come to an end */
+    double next_time_check; /* when it is looked at whether each of them still has time */
+    bool has_gone;          /* some client: its record is to be freed */
+    bool leaving;           /* the alive descriptor has ended */
+    bool done;              /* nobody is owed anything, and a last look has found nothing new */
     bool in_child; /* the descriptors of the records below are closed: their numbers mean others now */
     struct ff_loop *loop;
     const struct ff_fork_hooks *hooks;
@@ -115,11 +118,15 @@ static void rest_connection(struct ff_server *server, struct ff_connection *conn
     connection->stalled = server->resting = true;
 }
 
+/* After whatever has happened to a connection. The server knows by this what there is to be done about any of them: the
+ * records of those to which nothing happens stay untouched, as each page that is written to is copied after each fork. */
 static void watch_connection(struct ff_server *server, struct ff_connection *connection)
 {
     unsigned interest = ff_connection_interest(connection);
 
     server->resting |= connection->stalled;
+    server->is_amid_requests |= ff_connection_note_time(connection);
+    server->has_gone |= connection->state == FF_CONNECTION_GONE;
     if (connection->state == FF_CONNECTION_GONE || interest == connection->watched)
         return;
     connection->watched = interest;
@@ -164,6 +171,7 @@ static bool evict_stranger(struct ff_server *server)
         return false;
     ff_connection_dismiss(oldest, FF_REFUSED_CLIENTS);
     part_from(server, oldest);
+    server->has_gone = true;
     return true;
 }
 
@@ -257,17 +265,30 @@ static void accept_clients(struct ff_server *server)
     }
 }
 
+/* Now and then, while some client is amid a request. */
+static void check_times(struct ff_server *server)
+{
+    if (!server->is_amid_requests || ff_seconds_now() < server->next_time_check)
+        return;
+    server->is_amid_requests = false;
+    server->next_time_check = ff_seconds_now() + 1e-3 * TIME_CHECK_MS;
+    for (struct ff_connection *other = server->connections; other != NULL; other = other->next) {
+        if (ff_connection_check_time(other))
+            watch_connection(server, other);
+        server->is_amid_requests |= other->began > 0;
+    }
+}
+
 static void drop_gone_clients(struct ff_server *server)
 {
     struct ff_connection **link = &server->connections;
 
-    server->is_amid_requests = false;
+    if (!server->has_gone)
+        return;
+    server->has_gone = false;
     while (*link != NULL) {
         struct ff_connection *connection = *link;
 
-        if (ff_connection_check_time(connection))
-            watch_connection(server, connection);
-        server->is_amid_requests |= connection->began > 0;
         if (connection->state != FF_CONNECTION_GONE) {
             link = &connection->next;
             continue;
@@ -972,7 +993,7 @@ static int choose_timeout(const struct ff_server *server)
     if (!server->listening || server->resting)
         return FF_RETRY_MS;
     if (server->is_amid_requests)
-        return FF_REQUEST_MS / 10;
+        return TIME_CHECK_MS;
     return ff_spares_timeout(&server->spares);
 }
 
@@ -1117,6 +1138,7 @@ static int serve_batch(struct ff_server *server, struct ff_request *ret_request)
         reap_children(server, died);
     look_for_lost(server);
     look_at_handed(server);
+    check_times(server);
     drop_gone_clients(server);
     /* In this order: an exit that has been sent at last leaves room for what its client has waited for. */
     if (retry_stalled(server, ret_request) || admit_waiting(server, ret_request))

@@ -643,8 +643,10 @@ static void dismiss(struct talk *talk)
 /* For what has begun, all the time that it has. */
 static bool let_time_pass(struct talk *talk)
 {
+    bool is_timed = ff_connection_note_time(talk->connection);
+
     CHECK(!ff_connection_check_time(talk->connection));
-    if (talk->connection->began > 0)
+    if (is_timed)
         talk->connection->began -= 1e-3 * FF_REQUEST_MS;
     return ff_connection_check_time(talk->connection);
 }
