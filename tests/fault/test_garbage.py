@@ -136,6 +136,23 @@ def test_modules_that_have_no_name_are_none(ctx, monkeypatch):
     assert process.exitcode == 7
 
 
+def test_requests_that_do_not_end_in_time_are_refused(server):
+    """A client that has begun none has all the time that it wants."""
+    if server.kind == "stdlib":
+        pytest.skip("it has no time limit")
+    whole = header(payload=100) + bytes(100)
+    with server.unharmed(), contextlib.ExitStack() as stack, counted(server, "time", "time", "time"):
+        patient = server.authenticate(stack.enter_context(server.connect()))
+        late = [server.authenticate(stack.enter_context(server.connect())) for _ in range(3)]
+        for sock, length in zip(late, (1, len(header()), len(whole) - 1)):
+            sock.sendall(whole[:length])
+        assert [cause_of_refusal(sock) for sock in late] == ["time"] * 3
+        with Request(server) as request:
+            request.send(patient)
+            request.tell(5)
+            assert request.exit_code(patient) == 5
+
+
 @pytest.mark.fault("Requests of the smallest and the largest size")
 def test_requests_at_the_limits_are_served(server):
     largest = _native.MAX_PAYLOAD if server.kind == "fastfork" else 0

@@ -53,6 +53,11 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def page_faults(pid: int) -> int:
+    """Return how often a process has come to a page that was not there, or not its own yet, and needed no disk."""
+    return int(_content(pid, "stat").rpartition(b")")[2].split()[7])
+
+
 def processes() -> Iterator[Process]:
     """Yield every process of the machine."""
     for entry in os.listdir(PROC):
