@@ -146,6 +146,7 @@ struct ff_frame {
         uint32_t payload_size; /* bytes */
         uint32_t cpu_ms;       /* of EXITED: the time that the child and those it has waited for took */
         uint32_t option;       /* of FAILED: the ff_option_kind that could not be applied, or 0 */
+        uint32_t unsent;       /* of STARTED: the errno for which the pidfd could not be sent, or 0 */
     };
     union {
         uint32_t fd_count;

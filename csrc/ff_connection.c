@@ -27,6 +27,7 @@ static void outbox_drop_fd(struct ff_outbox *outbox)
     ff_close(&outbox->fd);
     memcpy(&frame, outbox->bytes, sizeof frame);
     frame.fd_count = 0;
+    frame.unsent = ETOOMANYREFS;
     if (frame.type == FF_FRAME_STATUS)
         frame = ff_frame_make(FF_FRAME_FAILED, frame.id, ETOOMANYREFS);
     memcpy(outbox->bytes, &frame, sizeof frame);

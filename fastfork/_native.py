@@ -105,6 +105,8 @@ class Frame:
         Of an EXITED frame: the child's CPU time and the most that it had resident, as getrusage(2) has it.
     option:
         Of a FAILED frame: the kind of the option that could not be applied, or 0.
+    unsent:
+        Of a STARTED frame: the errno for which the server could not send the pidfd, or 0.
 
     """
 
@@ -116,6 +118,11 @@ class Frame:
 
     @property
     def option(self) -> int:
+        """The same place in the frame as `cpu_ms`."""
+        return self.cpu_ms
+
+    @property
+    def unsent(self) -> int:
         """The same place in the frame as `cpu_ms`."""
         return self.cpu_ms
 

@@ -76,6 +76,8 @@ class Child:
     usage:
         Its CPU time in milliseconds and the most that it had resident, as getrusage(2) has it; None where that is not
         known.
+    lacking:
+        The errno for which its pidfd did not come, where one was asked for; 0 where it did.
 
     """
 
@@ -84,6 +86,7 @@ class Child:
         self.sentinel = sentinel
         self.exit_code: int | None = None
         self.usage: tuple[int, int] | None = None
+        self.lacking = 0
         self._connection = connection
         self._is_pidfd = is_pidfd
         self._client_pid = os.getpid()
@@ -366,10 +369,10 @@ class Connection:
 
     def _with_sentinel(self, child: Child | int) -> Child:
         assert isinstance(child, Child)
-        if child.sentinel == _AWAITED_PIDFD:
-            # It got lost for want of a descriptor, here or in the server: without it nobody could wait for the child.
+        if child.lacking:
+            # Without its pidfd nobody could wait for it.
             child.kill()
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            raise OSError(child.lacking, os.strerror(child.lacking))
         return child
 
     def post(self, payload: bytes, fds: Sequence[int], flags: int = 0) -> int:
@@ -618,7 +621,10 @@ class Connection:
             return _failure(frame)
         if frame.type == _native.FRAME_STATUS:
             return frame.fd if frame.fd >= 0 else OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return Child(self, frame.value, frame.fd if frame.fd >= 0 else sentinel, is_pidfd=frame.fd >= 0)
+        child = Child(self, frame.value, frame.fd if frame.fd >= 0 else sentinel, is_pidfd=frame.fd >= 0)
+        if child.sentinel == _AWAITED_PIDFD:
+            child.lacking = frame.unsent or errno.EMFILE  # this process had no room for it
+        return child
 
     def fetch_exit(self, child: Child, timeout: float | None) -> bool:
         """Get the exit code of a child that is dead: whether it was there within `timeout` seconds (None: no limit).

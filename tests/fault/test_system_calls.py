@@ -103,9 +103,6 @@ ERRNOS = {
 BRIEF = {errno.EAGAIN, errno.EEXIST, errno.EINTR}
 """Errnos of what is over at once: a call that is made again, or with another name, is not for ever answered so."""
 
-LACKING = {errno.EMFILE, errno.ETOOMANYREFS}
-"""Errnos of what says that a descriptor could not be sent: a client is told the first for both."""
-
 GONE = {errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
 """Errnos of what has come to its end: a connection, or whoever listened."""
 
@@ -325,7 +322,7 @@ def check_told(call, error, outcome, code):
     if outcome == EXIT_CODE_LOST:
         assert not kernel_tells_exit_codes()
     else:
-        assert getattr(errno, outcome) in {error, *GONE, *(LACKING if error in LACKING else ())}
+        assert getattr(errno, outcome) in {error, *GONE}
 
 
 def test_pidfd_open(with_epoll, faults, server):
