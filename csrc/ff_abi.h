@@ -128,7 +128,7 @@ struct ff_status {
     uint64_t starts;
     uint64_t failures[FF_MAX_ERRNO];        /* starts that failed, by errno */
     uint64_t refused[FF_REFUSED_CAUSES];    /* connections that were refused, by ff_refusal */
-    uint64_t accept_failures[FF_MAX_ERRNO]; /* times that a client had to wait to be accepted, by errno */
+    uint64_t accept_failures[FF_MAX_ERRNO]; /* times that a client had to wait or come again, by errno */
     uint32_t live_children;
     uint32_t clients;      /* connections open now */
     uint32_t spares;       /* children that were forked ahead and have no request yet */

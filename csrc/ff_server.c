@@ -193,30 +193,41 @@ static void resume_listener(struct ff_server *server)
 }
 
 /* Only processes of the same user come in. */
-static int check_peer(int sock)
+static bool may_come_in(struct ff_server *server, int sock)
 {
     uid_t uid;
     int error = ff_fd_peer_uid(sock, &uid);
 
     if (error < 0)
-        return error;
-    return uid == geteuid() ? 0 : -EPERM;
+        ff_status_count_accept_failure(&server->status, -error);
+    else if (uid != geteuid())
+        ff_status_count_refusal(&server->status, FF_REFUSED_USER);
+    return error == 0 && uid == geteuid();
+}
+
+static void count_lack(struct ff_server *server, int error)
+{
+    if (error == -ENOMEM)
+        ff_status_count_refusal(&server->status, FF_REFUSED_MEMORY);
+    else
+        ff_status_count_accept_failure(&server->status, -error);
 }
 
 static void take_client(struct ff_server *server, int sock)
 {
     struct ff_connection *connection;
+    int error;
 
-    if (check_peer(sock) < 0) {
-        ff_status_count_refusal(&server->status, FF_REFUSED_USER);
+    if (!may_come_in(server, sock)) {
         ff_close(&sock);
         return;
     }
     server->connection_count++;
     publish_numbers(server);
-    if (ff_connection_open(sock, &server->status, &connection) < 0) {
+    error = ff_connection_open(sock, &server->status, &connection);
+    if (error < 0) {
         server->connection_count--;
-        ff_status_count_refusal(&server->status, FF_REFUSED_MEMORY);
+        count_lack(server, error);
         publish_numbers(server);
         ff_close(&sock);
         return;
@@ -923,8 +934,10 @@ static bool serve_client(struct ff_server *server, struct ff_connection *connect
 {
     connection->stalled = false;
     /* The event is the spare's, unless that has nothing to say: then the client has gone. */
-    if (connection->spare != NULL && settle(server, connection))
+    if (connection->spare != NULL && settle(server, connection)) {
+        watch_connection(server, connection);
         return false;
+    }
     if (ready & FF_READABLE)
         ff_connection_hang_up(connection);
     if (ready & FF_WRITABLE)
@@ -982,7 +995,7 @@ static bool may_leave(const struct ff_server *server)
 
 static int choose_timeout(const struct ff_server *server)
 {
-    if (may_leave(server) || server->crowded || may_fork_spare(server))
+    if (may_leave(server) || server->crowded || server->has_gone || may_fork_spare(server))
         return 0;
     if (server->children.doomed != NULL)
         return FF_TREE_ROUND_MS;

@@ -46,7 +46,7 @@ class ServerStatus(NamedTuple):
     ``"key"``, another ``"user"``, a request that took too much ``"time"`` to come, or not authenticated yet when
     another of too many ``"clients"`` needed the place."""
     accept_failures: dict[str, int]
-    """Times that clients had to wait since they could not be accepted, by the name of the errno."""
+    """Times that clients had to wait, or to come again, since they could not be accepted, by the name of the errno."""
 
 
 def status_without_server(state: Literal["stopped", "preloading"], pid: int | None = None) -> ServerStatus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import json
@@ -22,7 +23,7 @@ from support.processes import DEADLINE, descriptors, exit_code_of, fork, is_aliv
 from support.spares import have_spares
 
 import fastfork
-from fastfork import forkserver
+from fastfork import _native, forkserver
 from fastfork.client import EXIT_CODE_LOST
 
 from .interposing import ALWAYS, CORE, Faults
@@ -214,6 +215,18 @@ def check_accept(faults, server, call):
                 assert newcomer.answer() == 4
 
 
+@pytest.mark.parametrize("call", ["getsockopt", "getentropy"])
+def test_why_a_client_cannot_be_taken_in_is_counted(faults, server, call):
+    for error in set(numbers(call)) - {errno.ENOSYS}:  # it has random bytes from elsewhere then
+        before = fastfork.server_status()
+        with failing(faults, call, error, pid=server.pid, caller=CORE, times=1), server.connect() as sock:
+            assert sock.recv(1) == b""
+        after = fastfork.server_status()
+        counted = collections.Counter(after.accept_failures) - collections.Counter(before.accept_failures)
+        assert counted == {errno.errorcode[error]: 1}
+        assert after.refused == before.refused
+
+
 @pytest.mark.parametrize("call", ["getsockopt", "getentropy", "calloc"])
 def test_a_client_that_cannot_be_taken_in(faults, server, call):
     """It is told so, or waits, and nobody else notices."""
@@ -323,6 +336,28 @@ def check_told(call, error, outcome, code):
         assert not kernel_tells_exit_codes()
     else:
         assert getattr(errno, outcome) in {error, *GONE}
+
+
+def test_a_refusal_that_could_not_be_sent_at_once(without_spares, faults, server):
+    """When it has been sent the connection ends: nothing else happens that would remind the server of it."""
+    with server.unharmed():
+        for error in TEMPORARY["sendmsg"]:
+            with server.connect() as sock:
+                server.authenticate(sock)
+                with failing(faults, "sendmsg", error, pid=server.pid, times=1):
+                    sock.sendall(header(magic=0))
+                    assert _native.receive_frame(sock.fileno(), DEADLINE).type == _native.FRAME_REFUSED
+                assert sock.recv(1) == b""
+
+
+def test_a_client_that_goes_while_it_cannot_be_watched(with_epoll, without_spares, faults, server):
+    """Its place is free all the same: nothing else happens that would remind the server of it."""
+    with server.unharmed():
+        clients = fastfork.server_status().clients
+        with failing(faults, "epoll_ctl", errno.ENOMEM, pid=server.pid) as unwatched:
+            with server.connect():
+                wait_until(lambda: unwatched.failed >= BRIEFLY)
+            wait_until(lambda: fastfork.server_status().clients == clients)
 
 
 def test_pidfd_open(with_epoll, faults, server):
@@ -803,7 +838,7 @@ CLIENT = """
 import json, os, sys, traceback
 
 import fastfork
-from fastfork import forkserver
+from fastfork import _native, forkserver
 from fault.interposing import Faults
 from support import targets
 from support.processes import descriptors, exit_code_of, fork
@@ -915,7 +950,7 @@ CLIENT_OF_A_KILLED_SERVER = """
 import os, signal, sys
 
 import fastfork
-from fastfork import forkserver
+from fastfork import _native, forkserver
 from fault.interposing import CORE, Faults
 from support import targets
 
