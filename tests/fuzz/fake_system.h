@@ -1,11 +1,11 @@
 /* fake_system.h: the processes that a server believes it has, the memory that it shares with them, and its clock; to
  * be included by one file of a program.
  *
- * fork(), waitid(), wait4(), kill(), ff_pidfd_open() and ff_tree_kill() are replaced at link time while the server
- * serves, so that a child costs nothing, lives and dies as the script wants, and no real process is
- * ever signalled. A child that has options has the other end of its socket, and says what the script wants.
- * What the server may not do ends the run: wait for a process, or signal or reap one that is not its own.
- * Memory can be short in other calls.
+ * fork(), waitid(), wait4(), waitpid(), kill(), ff_pidfd_open() and ff_tree_kill() are replaced at link time while the
+ * server serves, so that a child costs nothing, lives, stops and dies as the script wants, and no real process is
+ * ever signalled. A spare, and a child that has options, has the other end of its socket, and says what the script
+ * wants. What the server may not do ends the run: wait for a process that it has not killed, signal or reap one that
+ * is not its own, have more spares than it may. Memory can be short in other calls.
  */
 #ifndef FF_FUZZ_FAKE_SYSTEM_H
 #define FF_FUZZ_FAKE_SYSTEM_H
@@ -19,7 +19,10 @@
 #include <sys/types.h>
 #include <sys/wait.h>
 
+#include "ff_child.h"
+#include "ff_connection.h"
 #include "ff_options.h"
+#include "ff_spare.h"
 #include "ff_tree.h"
 #include "invariant.h"
 
@@ -49,8 +52,18 @@ struct fake_child {
     uint32_t id;       /* likewise: of the request */
     bool exit_is_told; /* likewise */
     bool is_on_demand; /* it has options to apply before it begins */
-    bool is_unfit;     /* and has said that it could not */
-    int sock;          /* on which it says so, or -1 */
+    bool is_spare;     /* forked ahead of any request */
+    bool is_stopped;   /* it says nothing, and can be killed */
+    bool has_request;  /* that of `id_to_serve` */
+    bool has_begun;    /* with that */
+    bool is_unfit;     /* it has said that it could not */
+    uint32_t id_to_serve;
+    bool is_for_pidfd;   /* of a spare: its request wants one */
+    bool is_old;         /* likewise: it lacks what its server has loaded since */
+    unsigned looks;      /* of the server, in vain, until it says something; 0: it does not */
+    unsigned late_words; /* which is the target's */
+    bool is_disowned;    /* it has said it after its client had gone */
+    int sock;            /* on which one that is on demand or a spare says so, or -1 */
 };
 
 static struct fake_system {
@@ -58,10 +71,17 @@ static struct fake_system {
     struct fake_child children[FAKE_MAX_CHILDREN];
     size_t count;
     size_t limit;
-    size_t max_unreaped;    /* that the server may have; 0: no limit */
-    int fork_error;         /* what the next fork fails with, or 0 */
-    bool fork_as_child;     /* the next fork returns in the child */
-    bool is_child;          /* it has done so */
+    size_t max_unreaped;         /* that the server may have; 0: no limit */
+    size_t max_spares;           /* that it may have, and that have no request */
+    unsigned tree_kills;         /* rounds of the server's, of all children */
+    uint32_t id_to_favour;       /* of a request whose child may be the last one */
+    uint32_t next_id;            /* of the request for which the next fork is */
+    bool next_is_spare;          /* it is for none */
+    void (*served)(uint32_t id); /* the target's: a child does from now on what this request asks for */
+    void (*say)(struct fake_child *child, unsigned words); /* likewise: a child tells the server */
+    int fork_error;                                        /* what the next fork fails with, or 0 */
+    bool fork_as_child;                                    /* the next fork returns in the child */
+    bool is_child;                                         /* it has done so */
     int sock;               /* of the child that is forked next, if it has options, or -1 */
     bool reuse_pid;         /* the next fork gets the pid of the last child that was reaped */
     long long milliseconds; /* what the clock says */
@@ -90,6 +110,12 @@ bool __wrap_ff_tree_kill(struct ff_tree *tree);
 void __wrap_ff_tree_become_root(void);
 int __real_ff_fd_socketpair(int ends[2]);
 int __wrap_ff_fd_socketpair(int ends[2]);
+pid_t __real_waitpid(pid_t pid, int *status, int options);
+pid_t __wrap_waitpid(pid_t pid, int *status, int options);
+struct ff_child *__real_ff_child_new(struct ff_connection *owner, uint32_t request_id);
+struct ff_child *__wrap_ff_child_new(struct ff_connection *owner, uint32_t request_id);
+int __real_ff_spare_has_begun(struct ff_child *child);
+int __wrap_ff_spare_has_begun(struct ff_child *child);
 struct ff_unfit __wrap_ff_options_apply(const unsigned char *payload, int *fds, size_t *fd_count,
                                         struct ff_applied *ret_applied);
 /* It is this process that would become what a child is to be: fuzz_options.c is about that. */
@@ -121,7 +147,9 @@ static struct fake_child *fake_find(pid_t pid)
 /* The target must have told the children of one pid apart before the next one gets it. */
 static bool fake_is_over(const struct fake_child *child)
 {
-    return child->state == FAKE_REAPED && (child->is_stranger || child->owner != NULL);
+    bool is_of_no_request = child->is_stranger || (child->is_spare && !child->has_begun);
+
+    return child->state == FAKE_REAPED && (is_of_no_request || child->owner != NULL);
 }
 
 /* A server cannot know that a pid is free whose child somebody else has reaped, unless the next child gets it. If a
@@ -188,12 +216,26 @@ static bool fake_is_unreaped(const struct fake_child *child)
 /* Those that may not count as children yet, or any more, are not among them. */
 static bool fake_is_surely_unreaped(const struct fake_child *child)
 {
-    return fake_is_unreaped(child) && !child->is_on_demand;
+    return fake_is_unreaped(child) && !child->is_on_demand && !child->is_spare;
 }
 
 static bool fake_is_surely_own(const struct fake_child *child)
 {
-    return fake_is_own(child) && !child->is_on_demand;
+    return fake_is_own(child) && !child->is_on_demand && !child->is_spare;
+}
+
+static bool fake_is_unreaped_spare(const struct fake_child *child)
+{
+    return child->is_spare && child->state != FAKE_REAPED;
+}
+
+/* Nobody has written to it, nor let go of it. */
+static bool fake_is_idle_spare(const struct fake_child *child)
+{
+    char byte;
+
+    return child->is_spare && child->sock >= 0 && !child->has_request &&
+           recv(child->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0;
 }
 
 static bool fake_is_stolen(const struct fake_child *child)
@@ -227,39 +269,96 @@ int __wrap_ff_fd_socketpair(int ends[2])
     return error;
 }
 
+/* Its server has loaded something. */
+static void fake_age(struct fake_child *child)
+{
+    child->is_old |= fake_is_idle_spare(child);
+}
+
+/* The server makes the record of a child right before it forks. */
+struct ff_child *__wrap_ff_child_new(struct ff_connection *owner, uint32_t request_id)
+{
+    fake.next_is_spare = owner == NULL;
+    fake.next_id = request_id;
+    return __real_ff_child_new(owner, request_id);
+}
+
+static void fake_begin(struct fake_child *child)
+{
+    child->has_begun = true;
+    fake.served(child->id_to_serve);
+}
+
+/* What a child is that has just been born. */
+static void fake_raise(struct fake_child *child)
+{
+    child->sock = fake.sock;
+    fake.sock = -1;
+    child->is_spare = fake.next_is_spare;
+    child->is_on_demand = !child->is_spare && child->sock >= 0;
+    child->has_request = !child->is_spare;
+    child->id_to_serve = fake.next_id;
+    if (child->sock < 0)
+        fake_begin(child);
+}
+
+/* Others run while the server does. */
+int __wrap_ff_spare_has_begun(struct ff_child *looked_at)
+{
+    struct fake_child *child = fake_find(looked_at->pid);
+    int begun = __real_ff_spare_has_begun(looked_at);
+
+    if (begun == 0 && child != NULL && child->looks > 0 && --child->looks == 0) {
+        child->is_disowned = looked_at->owner == NULL || looked_at->owner->state == FF_CONNECTION_GONE;
+        fake.say(child, child->late_words);
+    }
+    return begun;
+}
+
+static void check_fork(void)
+{
+    if (fake.next_is_spare)
+        HOLDS(fake_count(fake_is_idle_spare) < fake.max_spares);
+    else
+        HOLDS(fake.max_unreaped == 0 || fake_count(fake_is_surely_unreaped) < fake.max_unreaped);
+}
+
 pid_t __wrap_fork(void)
 {
-    struct fake_child *child;
+    struct fake_child *child = NULL;
 
     if (!fake.serving)
         return __real_fork();
-    HOLDS(fake.max_unreaped == 0 || fake_count(fake_is_surely_unreaped) < fake.max_unreaped);
+    check_fork();
     if (fake.fork_as_child) {
         fake.is_child = true;
         return 0;
     }
-    child = fake.fork_error == 0 ? fake_bear(false) : NULL;
+    if (fake.fork_error == 0 && (fake.count + 1 < fake.limit || fake.next_id == fake.id_to_favour))
+        child = fake_bear(false);
     errno = fake.fork_error != 0 ? fake.fork_error : EAGAIN;
     fake.fork_error = 0;
     if (child == NULL) {
         fake_hang_up(&fake.sock);
         return -1;
     }
-    child->is_on_demand = fake.sock >= 0;
-    child->sock = fake.sock;
-    fake.sock = -1;
+    fake_raise(child);
     return child->pid;
 }
 
-/* Whether a child is dead that is about to be killed. */
-static int fake_look_at(pid_t pid, siginfo_t *info)
+/* What there is to be known of one child, which stays as it is. */
+static int fake_look_at(pid_t pid, siginfo_t *info, int what)
 {
     const struct fake_child *child = fake_find(pid);
+    bool is_dead;
 
     errno = ECHILD;
     if (child == NULL || child->is_stranger)
         return -1;
-    info->si_pid = child->state == FAKE_DEAD ? pid : 0;
+    is_dead = child->state == FAKE_DEAD;
+    if (is_dead && !(what & WEXITED))
+        return -1;
+    info->si_pid = is_dead || (what & WSTOPPED && child->is_stopped) ? pid : 0;
     return 0;
 }
 
@@ -269,8 +368,10 @@ int __wrap_waitid(idtype_t type, id_t id, siginfo_t *info, int options)
 
     if (!fake.serving)
         return __real_waitid(type, id, info, options);
-    if (type == P_PID && options == (WEXITED | WNOHANG | WNOWAIT))
-        return fake_look_at((pid_t)id, info);
+    if (type == P_PID) {
+        EQUAL(options & ~(WEXITED | WSTOPPED), WNOHANG | WNOWAIT);
+        return fake_look_at((pid_t)id, info, options);
+    }
     EQUAL(type, P_ALL);
     EQUAL(options, WEXITED | WNOHANG | WNOWAIT);
     for (size_t i = 0; i < fake.count; i++) {
@@ -306,6 +407,25 @@ pid_t __wrap_wait4(pid_t pid, int *status, int options, struct rusage *usage)
     return pid;
 }
 
+/* Of a spare that it has killed. */
+pid_t __wrap_waitpid(pid_t pid, int *status, int options)
+{
+    struct fake_child *child;
+
+    if (!fake.serving)
+        return __real_waitpid(pid, status, options);
+    HOLDS(pid > 0);
+    child = fake_find(pid);
+    if (child == NULL) {
+        errno = ECHILD;
+        return -1;
+    }
+    EQUAL(child->state, FAKE_DEAD);
+    HOLDS(child->is_spare || child->is_on_demand);
+    child->state = FAKE_REAPED;
+    return pid;
+}
+
 /* Whether somebody else has reaped it: the server cannot know. */
 static bool fake_was_stolen(pid_t pid)
 {
@@ -328,6 +448,7 @@ int __wrap_kill(pid_t pid, int number)
     }
     if (child == NULL || child->is_stranger)
         broken(__FILE__, __LINE__, "signal %d for %d, which is no child of the server", number, (int)pid);
+    HOLDS(!child->is_spare || !child->has_begun || child->is_for_pidfd || child->is_disowned);
     if (number == SIGKILL)
         fake_die(child, SIGKILL);
     return 0;
@@ -344,6 +465,7 @@ bool __wrap_ff_tree_kill(struct ff_tree *tree)
         return true;
     HOLDS(!child->is_stranger);
     child->is_killed = true;
+    fake.tree_kills++;
     if (++tree->rounds == FAKE_KILL_ROUNDS)
         fake_die(child, SIGKILL);
     return false;

@@ -3,10 +3,11 @@
  * All is one thread: whenever the server waits for events, the world takes its next step, and the processes and the
  * clock are fake_system.h's. So every run of an input is the same, and none takes time.
  *
- * After the script come the same questions each time. Is a good client served, whatever the others have done? Has
- * each client that did all right kept its connection, and got an answer to each request and the exit
- * code of each child, once? Once all clients and children have gone, has the server as many descriptors
- * as one that has seen none of it? Does it leave when it is told to, and with it all that it had?
+ * After the script come the same questions each time. Has whoever stopped amid a request been refused, and not before
+ * its time? Is a good client served, whatever the others have done? Has each client that did all right kept its
+ * connection, and got one answer to each request, the right one, and the exit code of each child, once? Has no request
+ * been served twice, by whomever? Once all clients and children have gone, has the server as many descriptors as one
+ * that has seen none of it? Does it leave when it is told to, and with it all that it had?
  */
 #define _GNU_SOURCE
 
@@ -25,9 +26,15 @@
 #define MAX_IDLE_ROUNDS 5000 /* of the server, without anything having happened: it spins */
 #define MAX_GOOD_STEPS 100   /* of the good client, the server having nothing else to do */
 #define RESTS 8              /* of the world, for the server to do what it does by the clock */
-#define SHORT_TIME_MS 100    /* between two steps */
+#define REST_MS 2000         /* RESTS of them are longer than a request may take, and than a look at that */
+#define SHORT_TIME_MS 100    /* between two steps of them */
+#define STEP_MS 50 /* that pass with a step of the script, at the most, while the server waits for a while */
+#define MAX_QUIET_ROUNDS 20 /* of rest, until all spares have gone */
 #define GOOD_ID 0xC0FFEEu
-#define SOUND_ID 0x10000u /* of requests in which all is right: their flags are the lowest bits */
+#define SOUND_ID 0x10000u   /* of requests in which all is right: their flags are the lowest bits */
+#define FIRST_NUMBER_BIT 17 /* their number is above */
+#define MAX_REQUESTS 4096
+#define MAX_BURST 31 /* of them in one step: enough for a pace */
 #define LAST_EXIT_CODE 77
 
 /* What is asked after the script. */
@@ -37,6 +44,7 @@ enum phase {
     GOOD_CLIENT,
     LAST_DEATHS,
     LAST_CLOSING,
+    QUIET, /* until there are no spares */
     STOCKTAKING,
     LEAVING,
     LEFT,
@@ -46,6 +54,7 @@ static struct stage {
     struct script script;
     enum phase phase;
     bool settling; /* the next step waits until the server has nothing to do */
+    bool hurried;  /* the next one comes at once: the server finds what comes of both together */
     unsigned idle_rounds;
     struct ledger before;
     struct sockaddr_un address;
@@ -53,10 +62,25 @@ static struct stage {
     int alive;          /* the write end; -1: closed */
     rlim_t fd_limit;    /* for the server */
     bool small_buffers; /* of what the server sends to a client */
+    uint32_t max_spares;
+    uint32_t quiet_ms; /* after which spares go */
     struct peer peers[MAX_PEERS];
+    struct asking {
+        long long stopped; /* the clock when the peer first said what makes no sense, or not all of it */
+        bool is_amid;      /* it has sent a part of a request that is right so far, and nothing since */
+    } askings[MAX_PEERS];
     size_t connects;
+    struct sound_request {
+        unsigned served;
+        unsigned answered;
+        bool is_repeated;     /* others have its number */
+    } requests[MAX_REQUESTS]; /* by their numbers */
+    uint32_t request_count;
+    bool may_be_forged; /* anybody may have made up any of these */
     struct peer good;
-    unsigned rests;
+    unsigned rests;      /* in which nothing has happened */
+    unsigned tree_kills; /* of the server, at the last one */
+    unsigned quiet_rounds;
     unsigned good_steps;
     int good_stream; /* what the server writes pid and exit code to */
     bool good_is_done;
@@ -66,17 +90,92 @@ static struct stage {
 
 static int idle_fds[2] = {-1, -1}; /* that an idle server and this file have, with either backend */
 
+/* ---- sound requests ---- */
+
+static struct asking *asking_of(const struct peer *peer)
+{
+    static struct asking good;
+
+    return peer == &stage.good ? &good : &stage.askings[peer - stage.peers];
+}
+
+/* From here on the server may refuse it, for its time too. */
+static void babble(struct peer *peer)
+{
+    if (!peer->babbles)
+        asking_of(peer)->stopped = fake.milliseconds;
+    peer->babbles = true;
+}
+
+/* An id with a number of its own, or with that of the last one, as when there are too many. */
+static uint32_t make_id(uint32_t flags, bool is_fresh)
+{
+    uint32_t number;
+
+    if (stage.request_count == 0 || (is_fresh && stage.request_count < MAX_REQUESTS))
+        stage.request_count++;
+    else
+        stage.requests[stage.request_count - 1].is_repeated = true;
+    number = stage.request_count - 1;
+    return SOUND_ID | number << FIRST_NUMBER_BIT | flags;
+}
+
+/* NULL where one cannot tell by its id which request it is. */
+static struct sound_request *find_request(uint32_t id)
+{
+    uint32_t number = id >> FIRST_NUMBER_BIT;
+
+    if (!(id & SOUND_ID) || number >= stage.request_count || stage.may_be_forged)
+        return NULL;
+    return stage.requests[number].is_repeated ? NULL : &stage.requests[number];
+}
+
+/* However often the server tries, with whatever child. */
+static void note_served(uint32_t id)
+{
+    struct sound_request *request = find_request(id);
+
+    if (request != NULL)
+        EQUAL(++request->served, 1);
+}
+
+/* It has failed only if nobody serves it; but of a child that serves it the pidfd may be lacking. */
+static void check_answer(const struct peer *peer, const struct ff_frame *frame)
+{
+    struct sound_request *request = find_request(frame->id);
+
+    if (request == NULL || peer->babbles || frame->type == FF_FRAME_EXITED)
+        return;
+    EQUAL(++request->answered, 1);
+    if (frame->type == FF_FRAME_FAILED && !(frame->id & FF_FORK_PIDFD))
+        EQUAL(request->served, 0);
+}
+
 /* ---- what the clients hear ---- */
+
+/* One that never began is not told of. */
+static bool may_be_told(const struct fake_child *child)
+{
+    return child->owner == NULL && (!child->is_spare || child->has_begun);
+}
+
+/* A child on demand that was killed before it could say anything counts as one that began. */
+static void check_starter(const struct fake_child *child, uint32_t id)
+{
+    HOLDS(!child->is_stranger && !child->is_unfit);
+    HOLDS(child->has_begun || (child->is_on_demand && child->state == FAKE_REAPED));
+    EQUAL(child->id_to_serve, id);
+}
 
 static void hear_started(struct peer *peer, const struct ff_frame *frame)
 {
     struct fake_child *child = NULL;
 
     for (size_t i = 0; i < fake.count; i++)
-        if (fake.children[i].pid == frame->value && fake.children[i].owner == NULL)
+        if (fake.children[i].pid == frame->value && may_be_told(&fake.children[i]))
             child = &fake.children[i];
     HOLDS(child != NULL);
-    HOLDS(!child->is_stranger && !child->is_unfit);
+    check_starter(child, frame->id);
     child->owner = peer;
     child->id = frame->id;
 }
@@ -116,11 +215,21 @@ static void hear_status(const struct peer *peer)
     HOLDS(status.live_children >= fake_count(fake_is_surely_unreaped));
     HOLDS(status.live_children <= unreaped + stolen);
     HOLDS(status.clients <= stage.connects);
+    HOLDS(status.spares <= stage.max_spares);
+}
+
+static void hear_refused(const struct peer *peer, const struct ff_frame *frame)
+{
+    HOLDS((frame->value > 0 && frame->value < FF_REFUSED_KEY) || frame->value >= FF_REFUSED_TIME);
+    HOLDS(peer->babbles || peer->lies);
+    if (frame->value == FF_REFUSED_TIME && !peer->lies)
+        HOLDS(fake.milliseconds >= asking_of(peer)->stopped + FF_REQUEST_MS);
 }
 
 static void hear(struct peer *peer, const struct ff_frame *frame)
 {
     peer->answered += frame->type != FF_FRAME_EXITED;
+    check_answer(peer, frame);
     if (peer->fd >= 0)
         HOLDS(frame->type == FF_FRAME_STARTED || frame->type == FF_FRAME_STATUS);
     if (frame->type == FF_FRAME_STARTED)
@@ -130,7 +239,7 @@ static void hear(struct peer *peer, const struct ff_frame *frame)
     else if (frame->type == FF_FRAME_FAILED)
         HOLDS(frame->value > 0 && frame->value < FF_MAX_ERRNO);
     else if (frame->type == FF_FRAME_REFUSED)
-        HOLDS((frame->value > 0 && frame->value < FF_REFUSED_KEY) || frame->value >= FF_REFUSED_TIME);
+        hear_refused(peer, frame);
     else {
         EQUAL(frame->type, FF_FRAME_STATUS);
         hear_status(peer);
@@ -168,6 +277,7 @@ static void connect_peer(struct peer *peer)
 
     close_peer(peer);
     peer_init(peer, sock);
+    *asking_of(peer) = (struct asking){0};
     if (connect(sock, (struct sockaddr *)&stage.address, stage.address_size) < 0)
         peer_close(peer);
     else
@@ -186,13 +296,20 @@ static void prove(struct peer *peer)
     peer_prove(peer, limit == 0 ? SIZE_MAX : limit, damage, damage, attachment);
 }
 
-static void send_from(struct peer *peer, const void *bytes, size_t size, struct attachment attachment)
+/* How much of it. */
+static size_t send_from(struct peer *peer, const void *bytes, size_t size, struct attachment attachment)
 {
+    size_t sent;
+
     if (peer->sock < 0 || size == 0)
-        return;
+        return 0;
     peer->lies |= !peer->speaks_frames;
     peer->asked++;
-    peer->babbles |= peer_send(peer, bytes, size, attachment) < size;
+    asking_of(peer)->is_amid = false;
+    sent = peer_send(peer, bytes, size, attachment);
+    if (sent < size)
+        babble(peer);
+    return sent;
 }
 
 static void send_garbage(struct peer *peer)
@@ -202,7 +319,8 @@ static void send_garbage(struct peer *peer)
     size_t size = script_size(&stage.script, sizeof bytes);
 
     script_bytes(&stage.script, bytes, size);
-    peer->babbles = true;
+    babble(peer);
+    stage.may_be_forged |= peer->speaks_frames;
     send_from(peer, bytes, size, attachment);
 }
 
@@ -211,7 +329,7 @@ static void send_odd_frame(struct peer *peer)
     struct ff_frame frame = script_frame(&stage.script);
     struct attachment attachment = script_attachment(&stage.script);
 
-    peer->babbles = true;
+    babble(peer);
     send_from(peer, &frame, sizeof frame, attachment);
 }
 
@@ -230,17 +348,29 @@ static bool put_options(unsigned char *payload, size_t size)
     return payload[0] == block_size;
 }
 
+/* A part of a request, and all that it lacks is its rest: the server waits for that, but not for ever. */
+static void stop_amid(struct peer *peer, const void *bytes, size_t size, struct attachment attachment)
+{
+    bool was_sound = !peer->babbles;
+    size_t sent;
+
+    babble(peer);
+    sent = send_from(peer, bytes, size, attachment);
+    asking_of(peer)->is_amid = sent > 0 && was_sound && peer->speaks_frames && !peer->lies;
+}
+
 /* A request in which nearly all is right, or that stops before its end. */
 static void send_request(struct peer *peer)
 {
     static unsigned char bytes[sizeof(struct ff_frame) + FF_MAX_PAYLOAD];
-    uint32_t number = script_byte(&stage.script);
+    bool is_fresh = script_byte(&stage.script) != 0xff;
     uint32_t chosen = script_byte(&stage.script);
     uint32_t flags = chosen % 32;
     uint32_t modules = chosen / 32 * FF_FIRST_MODULE;
     struct ff_frame frame =
-        ff_frame_make(FF_FRAME_FORK, SOUND_ID | number << 5 | flags, (int32_t)(flags | modules));
+        ff_frame_make(FF_FRAME_FORK, make_id(flags, is_fresh), (int32_t)(flags | modules));
     struct attachment attachment;
+    bool is_wrong;
     size_t omitted;
 
     attachment = script_attachment(&stage.script);
@@ -248,10 +378,28 @@ static void send_request(struct peer *peer)
     frame.fd_count = attachment.count;
     omitted = script_size(&stage.script, sizeof frame + frame.payload_size);
     memcpy(bytes, &frame, sizeof frame);
+    is_wrong = expected_refusal(&frame) != 0;
     if (flags & FF_FORK_OPTIONS)
-        peer->babbles |= !put_options(bytes + sizeof frame, frame.payload_size);
-    peer->babbles |= omitted > 0 || expected_refusal(&frame) != 0;
-    send_from(peer, bytes, sizeof frame + frame.payload_size - omitted, attachment);
+        is_wrong |= !put_options(bytes + sizeof frame, frame.payload_size);
+    if (is_wrong)
+        babble(peer);
+    if (omitted > 0)
+        stop_amid(peer, bytes, sizeof frame + frame.payload_size - omitted, attachment);
+    else
+        send_from(peer, bytes, sizeof frame + frame.payload_size, attachment);
+}
+
+/* Requests that come so fast that spares are worth their while. */
+static void send_burst(struct peer *peer)
+{
+    unsigned count = script_byte(&stage.script) % (MAX_BURST + 1);
+    uint32_t flags = script_byte(&stage.script) & (FF_FORK_PIDFD | FF_FORK_DIE_WITH_CLIENT);
+
+    for (unsigned i = 0; i < count; i++) {
+        struct ff_frame frame = ff_frame_make(FF_FRAME_FORK, make_id(flags, true), (int32_t)flags);
+
+        send_from(peer, &frame, sizeof frame, (struct attachment){0});
+    }
 }
 
 static void ask_status(struct peer *peer)
@@ -266,6 +414,7 @@ static void shut_down(struct peer *peer)
     if (peer->sock >= 0)
         shutdown(peer->sock, script_byte(&stage.script) % 3);
     peer->lies = true;
+    asking_of(peer)->is_amid = false;
 }
 
 static void read_some(struct peer *peer)
@@ -303,20 +452,105 @@ static void steal_child(void)
     raise(SIGCHLD);
 }
 
-/* A child that has options says that it begins, or why it cannot, or says it in part, or lets go of its socket. */
-static void speak(void)
+static void stop_child(void)
 {
     struct fake_child *child = any_child();
+
+    if (child != NULL)
+        child->is_stopped = !child->is_stopped;
+}
+
+static bool may_speak(const struct fake_child *child)
+{
+    return child->sock >= 0 && !child->is_stopped;
+}
+
+/* Any of those, or NULL. */
+static struct fake_child *any_that_may_speak(void)
+{
     unsigned choice = script_byte(&stage.script);
-    struct ff_unfit unfit = {.error = choice & 1 ? EPERM : 0, .option = choice & 1 ? FF_OPTION_NICE : 0};
+    size_t count = fake_count(may_speak);
+    struct fake_child *child = fake.children;
+
+    if (count == 0)
+        return NULL;
+    for (size_t i = choice % count; i > 0 || !may_speak(child); child++)
+        i -= may_speak(child);
+    return child;
+}
+
+/* How many descriptors came with a message: they are closed. */
+static size_t drop_fds(struct msghdr *message)
+{
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(message);
+    size_t count = cmsg == NULL ? 0 : (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    int fd;
+
+    EQUAL(message->msg_flags & MSG_CTRUNC, 0);
+    for (size_t i = 0; i < count; i++) {
+        memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof fd, sizeof fd);
+        EQUAL(close(fd), 0);
+    }
+    return count;
+}
+
+/* A spare reads its request, if that is there: it comes whole. */
+static void take_request(struct fake_child *child)
+{
+    static unsigned char bytes[sizeof(struct ff_frame) + FF_MAX_PAYLOAD + 1];
+    char control[CMSG_SPACE(FF_MAX_FDS_PER_MESSAGE * sizeof(int))] __attribute__((aligned(8)));
+    struct iovec part = {bytes, sizeof bytes};
+    struct msghdr message = {
+        .msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = control,
+        .msg_controllen = sizeof control,
+    };
+    ssize_t received = recvmsg(child->sock, &message, MSG_DONTWAIT);
+    struct ff_frame frame;
+
+    if (received <= 0)
+        return;
+    memcpy(&frame, bytes, sizeof frame);
+    EQUAL(received, sizeof frame + frame.payload_size);
+    EQUAL(drop_fds(&message), frame.fd_count);
+    HOLDS(!(frame.value & FF_FORK_STREAM));
+    HOLDS(!child->is_old);
+    child->has_request = true;
+    child->id_to_serve = frame.id;
+    child->is_for_pidfd = frame.value & FF_FORK_PIDFD;
+}
+
+/* A spare with a request, or a child that has options, says that it begins, or why it cannot, or says it in part, or
+ * lets go of its socket. */
+static void say(struct fake_child *child, unsigned words)
+{
+    struct ff_unfit unfit = {.error = words & 1 ? EPERM : 0, .option = words & 1 ? FF_OPTION_NICE : 0};
     ssize_t sent = 0;
 
-    if (child == NULL || child->sock < 0)
+    if (!may_speak(child))
         return;
-    if (choice % 8 < 7)
-        sent = send(child->sock, &unfit, choice % 8 == 6 ? 4 : sizeof unfit, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (words % 8 < 7)
+        sent = send(child->sock, &unfit, words % 8 == 6 ? 4 : sizeof unfit, MSG_NOSIGNAL | MSG_DONTWAIT);
     child->is_unfit |= sent == sizeof unfit && unfit.error != 0;
+    if (sent == sizeof unfit && unfit.error == 0)
+        fake_begin(child);
     fake_hang_up(&child->sock);
+}
+
+static void speak(void)
+{
+    struct fake_child *child = any_that_may_speak();
+    unsigned words = script_byte(&stage.script);
+
+    if (child != NULL && !child->has_request)
+        take_request(child);
+    if (child == NULL || !child->has_request)
+        return;
+    child->looks = words >> 3 & 3;
+    child->late_words = words;
+    if (child->looks == 0)
+        say(child, words);
 }
 
 static void fail_fork(void)
@@ -354,6 +588,7 @@ static void play(void)
     unsigned code = script_byte(&stage.script);
 
     stage.settling = !(code & 0x80);
+    stage.hurried = (code & 0xE0) == 0xA0;
     switch (code % 32) {
     case 0:
         connect_peer(any_peer());
@@ -426,6 +661,13 @@ static void play(void)
     case 25:
     case 26:
         speak();
+        break;
+    case 27:
+    case 28:
+        send_burst(any_peer());
+        break;
+    case 29:
+        stop_child();
         break;
     default: /* the server goes on alone */
         break;
@@ -534,6 +776,38 @@ static bool read_all(void)
     return found;
 }
 
+/* Those that have stopped amid a request, and read, have been told that their time is over: nothing else kept the server
+ * from reading what they sent. */
+static void check_amid(void)
+{
+    for (size_t i = 0; i < MAX_PEERS; i++) {
+        const struct peer *peer = &stage.peers[i];
+
+        if (peer->sock >= 0 && stage.askings[i].is_amid && peer->answered + 1 >= peer->asked)
+            HOLDS(peer->has_ended);
+    }
+}
+
+/* True when there was something to read: their time may have begun by that, as nothing is read of one that does not. */
+static bool read_those_amid(void)
+{
+    bool found = false;
+
+    for (size_t i = 0; i < MAX_PEERS; i++)
+        if (stage.askings[i].is_amid)
+            found |= peer_read(&stage.peers[i], SIZE_MAX, hear);
+    return found;
+}
+
+/* Whether the server has seen to any doomed child since this was last asked: it sees to few at a time. */
+static bool is_killing(void)
+{
+    bool found = fake.tree_kills > stage.tree_kills;
+
+    stage.tree_kills = fake.tree_kills;
+    return found;
+}
+
 static bool is_connected(const struct peer *peer)
 {
     return !peer->has_ended;
@@ -621,8 +895,11 @@ static void conclude(void)
         stage.phase = RESTING;
         break;
     case RESTING:
-        if (stage.rests++ < RESTS)
+        fake.milliseconds += REST_MS;
+        stage.rests = read_those_amid() || is_killing() ? 0 : stage.rests + 1;
+        if (stage.rests <= RESTS)
             break;
+        check_amid();
         check_doomed();
         stage.phase = stage.alive < 0 ? LAST_DEATHS : GOOD_CLIENT;
         break;
@@ -640,9 +917,17 @@ static void conclude(void)
         break;
     case LAST_CLOSING:
         close_all();
+        stage.phase = QUIET;
+        break;
+    case QUIET:
+        fake.milliseconds += stage.quiet_ms;
+        HOLDS(stage.quiet_rounds++ < MAX_QUIET_ROUNDS);
         stage.phase = STOCKTAKING;
         break;
     case STOCKTAKING:
+        stage.phase = QUIET;
+        if (fake_count(fake_is_unreaped_spare) > 0)
+            break;
         take_stock();
         stage.phase = LEAVING;
         break;
@@ -658,11 +943,14 @@ static void conclude(void)
 static void step(void)
 {
     stage.idle_rounds = 0;
-    stage.settling = true;
-    if (script_has_ended(&stage.script))
-        conclude();
-    else
-        play();
+    do {
+        stage.settling = true;
+        stage.hurried = false;
+        if (script_has_ended(&stage.script))
+            conclude();
+        else
+            play();
+    } while (stage.hurried && !script_has_ended(&stage.script));
 }
 
 /* ---- the calls in which the server waits ---- */
@@ -679,6 +967,7 @@ static void check_memory(void)
 /* The server waits: the world goes on until there is something for it, or it would have waited long enough. */
 static int wait_until(int (*look)(void *arg), void *arg, int timeout_ms)
 {
+    long long end = fake.milliseconds + timeout_ms;
     bool took_step = false;
     int count;
 
@@ -692,9 +981,9 @@ static int wait_until(int (*look)(void *arg), void *arg, int timeout_ms)
         count = look(arg);
         if (count == 0)
             stage.settling = false;
-        if (count == 0 && timeout_ms > 0)
-            fake.milliseconds += timeout_ms;
-    } while (count == 0 && timeout_ms < 0);
+        if (count == 0 && fake.milliseconds < end)
+            fake.milliseconds += end - fake.milliseconds < STEP_MS ? end - fake.milliseconds : STEP_MS;
+    } while (count == 0 && (timeout_ms < 0 || fake.milliseconds < end));
     HOLDS(stage.idle_rounds++ < MAX_IDLE_ROUNDS);
     limit_fds(stage.fd_limit);
     fake.serving = true;
@@ -785,6 +1074,11 @@ static void check_child(const struct ff_request *request)
         EQUAL(close(request->fds[i]), 0);
 }
 
+static bool is_end_of_child(int result)
+{
+    return result == FF_SERVED_CHILD || result == FF_SERVED_UNFIT || result == FF_SERVED_SPARE;
+}
+
 static void serve(struct ff_server *server)
 {
     struct ff_request request;
@@ -796,14 +1090,18 @@ static void serve(struct ff_server *server)
         HOLDS((request.modules & FF_FORK_MODULES) == request.modules);
         HOLDS(request.modules != 0 && !(request.modules & modules)); /* each is asked for once */
         modules |= request.modules;
+        for (size_t i = 0; i < fake.count; i++)
+            fake_age(&fake.children[i]);
     }
     fake.serving = false;
     limit_fds(RLIM_INFINITY);
-    HOLDS(fake.is_child ? result == FF_SERVED_CHILD || result == FF_SERVED_UNFIT : result == FF_SERVED_ALL);
-    if (fake.is_child) {
+    HOLDS(fake.is_child ? is_end_of_child(result) : result == FF_SERVED_ALL);
+    if (result == FF_SERVED_SPARE)
+        EQUAL(ff_spare_await(server, 0, &request), 0); /* its server has gone */
+    else if (fake.is_child)
         check_child(&request);
+    if (fake.is_child)
         return;
-    }
     EQUAL(stage.alive, -1);
     read_all();
     check_sound();
@@ -813,12 +1111,15 @@ static void serve(struct ff_server *server)
 static struct ff_server *make_server(void)
 {
     static const uint32_t limits[] = {0, 0, 1, 3};
+    static const uint32_t quiets[] = {5000, 300, 20, 60000};
     unsigned options = script_byte(&stage.script);
     struct ff_config config = {
         .authkey = (const unsigned char *)KEY,
         .authkey_size = strlen(KEY),
         .backend = options & 1 ? FF_BACKEND_POLL : FF_BACKEND_AUTO,
         .max_children = limits[options >> 2 & 3],
+        .max_spares = options >> 4 & 3,
+        .spare_quiet_ms = quiets[options >> 6 & 3],
     };
     struct ff_server *server;
     int ends[2];
@@ -826,7 +1127,10 @@ static struct ff_server *make_server(void)
     EQUAL(pipe(ends), 0);
     stage.alive = ends[1];
     stage.backend = config.backend;
+    stage.max_spares = config.max_spares;
+    stage.quiet_ms = config.spare_quiet_ms;
     fake.max_unreaped = config.max_children;
+    fake.max_spares = config.max_spares;
     stage.small_buffers = options & 2;
     config.alive_fd = ends[0];
     config.listener_fd = open_listener(&stage.address, &stage.address_size);
@@ -839,6 +1143,10 @@ static void begin(const uint8_t *bytes, size_t size)
     memset(&stage, 0, sizeof stage);
     memset(&fake, 0, sizeof fake);
     fake.limit = FAKE_MAX_CHILDREN - 1; /* the good client needs one */
+    fake.id_to_favour = GOOD_ID;
+    fake.served = note_served;
+    fake.say = say;
+    fake.milliseconds = 1000; /* as the clock of a system that runs: 0 is no time */
     fake.sock = -1;
     stage.before = ledger_open();
     stage.script = (struct script){bytes, size};

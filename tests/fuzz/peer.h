@@ -201,6 +201,15 @@ static inline void take_message(struct peer *peer, const unsigned char *body, si
     }
 }
 
+/* No frame of the server's has a payload: two have something else in its place. */
+static inline void check_in_place_of_payload(const struct ff_frame *frame)
+{
+    if (frame->type == FF_FRAME_STARTED && frame->unsent != 0)
+        EQUAL(frame->unsent, ETOOMANYREFS);
+    else if (frame->type != FF_FRAME_FAILED)
+        EQUAL(frame->payload_size, 0);
+}
+
 static inline void take_frame(struct peer *peer, peer_listener *listener)
 {
     struct ff_frame frame;
@@ -208,7 +217,7 @@ static inline void take_frame(struct peer *peer, peer_listener *listener)
     memcpy(&frame, peer->in, sizeof frame);
     EQUAL(frame.magic, FF_MAGIC);
     EQUAL(frame.version, FF_PROTOCOL_VERSION);
-    HOLDS(frame.payload_size == 0 || frame.type == FF_FRAME_FAILED); /* there it is an option */
+    check_in_place_of_payload(&frame);
     EQUAL(frame.fd_count, peer->fd >= 0);
     if (frame.type == FF_FRAME_REFUSED)
         peer->stage = PEER_AWAITS_END;
