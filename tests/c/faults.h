@@ -23,18 +23,24 @@ struct fault {
     int position;  /* calls that go through before */
     bool for_ever; /* all the calls from there on fail */
     bool is_armed;
-    bool *has_struck; /* shared with the test */
+    bool has_waited; /* this process has waited for events */
+    bool *
+        has_struck; /* shared with the test and among all processes: but for those for ever it strikes once */
+    bool *was_waiting; /* likewise: it has struck a process that had waited for events; may be NULL */
 };
 
 static struct fault fault;
 
 static inline bool fault_strikes(const char *call)
 {
+    fault.has_waited |= strcmp(call, "epoll_wait") == 0 || strcmp(call, "poll") == 0;
     if (!fault.is_armed || strcmp(call, fault.call) != 0 || fault.position-- > 0)
         return false;
-    if (!fault.for_ever)
-        fault.is_armed = false;
+    if (!fault.for_ever && *fault.has_struck)
+        return false;
     *fault.has_struck = true;
+    if (fault.was_waiting != NULL)
+        *fault.was_waiting = fault.has_waited;
     errno = fault.error;
     return true;
 }
@@ -64,6 +70,10 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
 }
 
 FAULTY(ssize_t, send, (int fd, const void *bytes, size_t size, int flags), (fd, bytes, size, flags), -1)
+FAULTY(ssize_t, recv, (int fd, void *bytes, size_t size, int flags), (fd, bytes, size, flags), -1)
+FAULTY(int, shutdown, (int fd, int how), (fd, how), -1)
+FAULTY(int, kill, (pid_t pid, int number), (pid, number), -1)
+FAULTY(int, socketpair, (int domain, int type, int protocol, int ends[2]), (domain, type, protocol, ends), -1)
 FAULTY(int, epoll_create1, (int flags), (flags), -1)
 FAULTY(int, epoll_ctl, (int fd, int what, int other, struct epoll_event *event), (fd, what, other, event), -1)
 FAULTY(int, epoll_wait, (int fd, struct epoll_event *events, int count, int ms), (fd, events, count, ms), -1)
