@@ -53,22 +53,11 @@ static inline bool fault_strikes(const char *call)
         return fault_strikes(#name) ? (failed) : __real_##name arguments; \
     }
 
-#ifndef FAULTS_OF_MEMORY_ALONE
+#ifndef FAULTS_OF_CONNECTIONS_ALONE
 FAULTY(pid_t, fork, (void), (), -1)
 FAULTY(int, accept, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size), -1)
 FAULTY(int, accept4, (int fd, struct sockaddr *address, socklen_t *size, int flags),
        (fd, address, size, flags), -1)
-FAULTY(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags), -1)
-ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);
-ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
-ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
-{
-    bool may_strike =
-        fault.error != ETOOMANYREFS || message->msg_controllen > 0; /* it is about descriptors */
-
-    return may_strike && fault_strikes("sendmsg") ? -1 : __real_sendmsg(fd, message, flags);
-}
-
 FAULTY(ssize_t, send, (int fd, const void *bytes, size_t size, int flags), (fd, bytes, size, flags), -1)
 FAULTY(ssize_t, recv, (int fd, void *bytes, size_t size, int flags), (fd, bytes, size, flags), -1)
 FAULTY(int, shutdown, (int fd, int how), (fd, how), -1)
@@ -156,5 +145,15 @@ long __wrap_syscall(long number, ...)
 #endif
 
 FAULTY(void *, malloc, (size_t size), (size), NULL)
+FAULTY(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags), -1)
+ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    bool may_strike =
+        fault.error != ETOOMANYREFS || message->msg_controllen > 0; /* it is about descriptors */
+
+    return may_strike && fault_strikes("sendmsg") ? -1 : __real_sendmsg(fd, message, flags);
+}
 
 #endif

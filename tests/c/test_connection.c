@@ -2,7 +2,7 @@
 #include "ff_connection.h"
 #include "ff_fd.h"
 #include "ff_loop.h"
-#define FAULTS_OF_MEMORY_ALONE
+#define FAULTS_OF_CONNECTIONS_ALONE
 #include "faults.h"
 #include "handshake.h"
 
@@ -122,15 +122,22 @@ static void be_closing(struct talk *talk)
 
 #define LARGE_PAYLOAD 600 /* bytes: more than a reader takes without allocating */
 
+static bool fault_has_struck;
+
+/* The next of these calls fails. */
+static void arm_fault(const char *call, int error)
+{
+    fault_has_struck = false;
+    fault = (struct fault){.call = call, .error = error, .is_armed = true, .has_struck = &fault_has_struck};
+}
+
 /* There was no memory for the payload. */
 static void be_skipping(struct talk *talk)
 {
-    bool has_struck = false;
-
     send_header(talk, request(7, LARGE_PAYLOAD, 0));
-    fault = (struct fault){.call = "malloc", .error = ENOMEM, .is_armed = true, .has_struck = &has_struck};
+    arm_fault("malloc", ENOMEM);
     check_idle_in(talk, FF_CONNECTION_SKIPPING);
-    CHECK(has_struck);
+    CHECK(fault_has_struck);
 }
 
 /* A whole request, for whose child there was no room. */
@@ -618,6 +625,45 @@ static void send_fds(struct talk *talk)
     CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
 }
 
+static bool is_reading(const struct talk *talk)
+{
+    return state(talk) < FF_CONNECTION_WAITING;
+}
+
+static void send_an_fd(struct talk *talk)
+{
+    bool is_read = is_reading(talk);
+
+    CHECK_INT(ff_msg_send(talk->far, "", 1, (int[]){0}, 1), 1);
+    CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+    CHECK_INT(talk->connection->reader.fd_count, is_read);
+}
+
+/* Another try, as by the server after a while. */
+static void try_again(struct talk *talk)
+{
+    talk->connection->stalled = false;
+    ff_connection_flush(talk->connection);
+    CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+}
+
+static void lack_memory_to_read(struct talk *talk)
+{
+    bool was_reading = is_reading(talk);
+    size_t had = talk->connection->reader.have;
+
+    write_all(talk->far, "", 1);
+    arm_fault("recvmsg", ENOMEM);
+    CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+    fault.is_armed = false;
+    CHECK_INT(fault_has_struck, was_reading);
+    CHECK_INT(talk->connection->stalled, was_reading);
+    if (was_reading)
+        CHECK_INT(ff_connection_interest(talk->connection), FF_HANGUP);
+    try_again(talk);
+    CHECK_INT(talk->connection->reader.have, had + was_reading);
+}
+
 static void end_stream(struct talk *talk)
 {
     CHECK_INT(shutdown(talk->far, SHUT_WR), 0);
@@ -629,6 +675,35 @@ static void lose_child(struct talk *talk)
     post_exit(talk, 1, 7);
 }
 
+/* What one that is closing has to send is stuck already. */
+static void lack_memory_to_send(struct talk *talk)
+{
+    arm_fault("sendmsg", ENOBUFS);
+    post_exit(talk, 1, 7);
+    fault.is_armed = false;
+    CHECK_INT(fault_has_struck, state(talk) != FF_CONNECTION_GONE);
+    CHECK_INT(talk->connection->stalled, fault_has_struck);
+    try_again(talk);
+}
+
+/* Its client reads only after all that. */
+static void be_full(struct talk *talk)
+{
+    size_t had = talk->connection->reader.have;
+
+    if (state(talk) < FF_CONNECTION_CLOSING)
+        fill_socket(talk);
+    post_exit(talk, 1, 7);
+    write_all(talk->far, "", 1);
+    CHECK_INT(read_on(talk), FF_CONNECTION_IDLE);
+    CHECK_INT(talk->connection->reader.have, had);
+    if (state(talk) >= FF_CONNECTION_CLOSING)
+        return;
+    CHECK_INT(ff_connection_interest(talk->connection), FF_WRITABLE);
+    take_junk(talk);
+    ff_connection_flush(talk->connection);
+}
+
 static void hang_up(struct talk *talk)
 {
     ff_connection_hang_up(talk->connection);
@@ -637,7 +712,6 @@ static void hang_up(struct talk *talk)
 static void dismiss(struct talk *talk)
 {
     ff_connection_dismiss(talk->connection, FF_REFUSED_CLIENTS);
-    CHECK_INT(talk->board.counts.refused[FF_REFUSED_CLIENTS], 1);
 }
 
 /* For what has begun, all the time that it has. */
@@ -676,45 +750,224 @@ static void flush(struct talk *talk)
 #define GONE FF_CONNECTION_GONE
 #define STATES (GONE + 1)
 
-/* The state after the event, for each state before it. A CLOSING connection here is one whose client does not read. */
+#define HEARS_FAILURE (-1) /* multiprocessing's word for a wrong key, and no frame */
+
+/* What comes of an event. */
+struct outcome {
+    enum ff_connection_state after;
+    int heard;               /* ff_frame_type; 0: nothing; or HEARS_FAILURE */
+    int value;               /* of that frame */
+    enum ff_refusal counted; /* 0: none */
+};
+
+#define STAYS(state) {(state), 0, 0, 0}
+#define HEARS(state, type, value) {(state), (type), (value), 0}
+#define LEAVES {GONE, 0, 0, 0}
+#define DISMISSED(cause) {GONE, 0, 0, (cause)}
+#define REFUSED(cause) {GONE, FF_FRAME_REFUSED, (cause), (cause)}
+#define NO_KEY {GONE, HEARS_FAILURE, 0, FF_REFUSED_KEY}
+#define EXIT(state) HEARS(state, FF_FRAME_EXITED, 7)
+
+/* For each state before the event. A CLOSING connection here is one whose client does not read. */
 static const struct {
     const char *name;
     void (*happen)(struct talk *talk);
-    enum ff_connection_state after[STATES];
+    struct outcome outcomes[STATES];
 } transitions[] = {
-    /*                  AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE */
-    {"a byte", send_a_byte, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE}},
-    {"garbage", send_garbage, {GONE, GONE, GONE, PAYLOAD, HEADER, WAITING, CLOSING, GONE}},
-    {"too many descriptors", send_fds, {GONE, GONE, GONE, GONE, GONE, WAITING, CLOSING, GONE}},
-    {"end of stream", end_stream, {GONE, GONE, GONE, GONE, GONE, WAITING, CLOSING, GONE}},
-    {"death", lose_child, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE}},
-    {"hang-up", hang_up, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, GONE, CLOSING, GONE}},
-    {"dismissal", dismiss, {GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE}},
-    {"end of time", be_late, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, GONE, GONE, WAITING, CLOSING, GONE}},
+    {"a byte",
+     send_a_byte,
+     {STAYS(AUTH_PREFIX), STAYS(AUTH_MESSAGE), STAYS(HEADER), STAYS(PAYLOAD), STAYS(SKIPPING), STAYS(WAITING),
+      STAYS(CLOSING), STAYS(GONE)}},
+    {"garbage",
+     send_garbage,
+     {DISMISSED(FF_REFUSED_KEY), NO_KEY, REFUSED(FF_REFUSED_MAGIC), STAYS(PAYLOAD),
+      HEARS(HEADER, FF_FRAME_FAILED, ENOMEM), STAYS(WAITING), STAYS(CLOSING), STAYS(GONE)}},
+    {"a descriptor",
+     send_an_fd,
+     {DISMISSED(FF_REFUSED_FDS), DISMISSED(FF_REFUSED_FDS), STAYS(HEADER), STAYS(PAYLOAD), STAYS(SKIPPING),
+      STAYS(WAITING), STAYS(CLOSING), STAYS(GONE)}},
+    {"too many descriptors",
+     send_fds,
+     {DISMISSED(FF_REFUSED_FDS), DISMISSED(FF_REFUSED_FDS), REFUSED(FF_REFUSED_FDS), REFUSED(FF_REFUSED_FDS),
+      REFUSED(FF_REFUSED_FDS), STAYS(WAITING), STAYS(CLOSING), STAYS(GONE)}},
+    {"end of stream",
+     end_stream,
+     {LEAVES, LEAVES, LEAVES, LEAVES, LEAVES, STAYS(WAITING), STAYS(CLOSING), STAYS(GONE)}},
+    {"death",
+     lose_child,
+     {EXIT(AUTH_PREFIX), EXIT(AUTH_MESSAGE), EXIT(HEADER), EXIT(PAYLOAD), EXIT(SKIPPING), EXIT(WAITING),
+      STAYS(CLOSING), STAYS(GONE)}},
+    {"a full socket",
+     be_full,
+     {EXIT(AUTH_PREFIX), EXIT(AUTH_MESSAGE), EXIT(HEADER), EXIT(PAYLOAD), EXIT(SKIPPING), EXIT(WAITING),
+      STAYS(CLOSING), STAYS(GONE)}},
+    {"no memory to read",
+     lack_memory_to_read,
+     {STAYS(AUTH_PREFIX), STAYS(AUTH_MESSAGE), STAYS(HEADER), STAYS(PAYLOAD), STAYS(SKIPPING), STAYS(WAITING),
+      STAYS(CLOSING), STAYS(GONE)}},
+    {"no memory to send",
+     lack_memory_to_send,
+     {EXIT(AUTH_PREFIX), EXIT(AUTH_MESSAGE), EXIT(HEADER), EXIT(PAYLOAD), EXIT(SKIPPING), EXIT(WAITING),
+      STAYS(CLOSING), STAYS(GONE)}},
+    {"hang-up",
+     hang_up,
+     {STAYS(AUTH_PREFIX), STAYS(AUTH_MESSAGE), STAYS(HEADER), STAYS(PAYLOAD), STAYS(SKIPPING), LEAVES,
+      STAYS(CLOSING), STAYS(GONE)}},
+    {"dismissal",
+     dismiss,
+     {DISMISSED(FF_REFUSED_CLIENTS), DISMISSED(FF_REFUSED_CLIENTS), DISMISSED(FF_REFUSED_CLIENTS),
+      DISMISSED(FF_REFUSED_CLIENTS), DISMISSED(FF_REFUSED_CLIENTS), DISMISSED(FF_REFUSED_CLIENTS),
+      DISMISSED(FF_REFUSED_CLIENTS), DISMISSED(FF_REFUSED_CLIENTS)}},
+    {"end of time",
+     be_late,
+     {STAYS(AUTH_PREFIX), STAYS(AUTH_MESSAGE), STAYS(HEADER), REFUSED(FF_REFUSED_TIME),
+      REFUSED(FF_REFUSED_TIME), STAYS(WAITING), STAYS(CLOSING), STAYS(GONE)}},
     {"end of request",
      finish_request,
-     {AUTH_PREFIX, AUTH_MESSAGE, HEADER, HEADER, HEADER, HEADER, CLOSING, GONE}},
-    {"room to send", flush, {AUTH_PREFIX, AUTH_MESSAGE, HEADER, PAYLOAD, SKIPPING, WAITING, CLOSING, GONE}},
+     {STAYS(AUTH_PREFIX), STAYS(AUTH_MESSAGE), STAYS(HEADER), STAYS(HEADER), STAYS(HEADER), STAYS(HEADER),
+      STAYS(CLOSING), STAYS(GONE)}},
+    {"room to send",
+     flush,
+     {STAYS(AUTH_PREFIX), STAYS(AUTH_MESSAGE), STAYS(HEADER), STAYS(PAYLOAD), STAYS(SKIPPING), STAYS(WAITING),
+      STAYS(CLOSING), STAYS(GONE)}},
 };
 
-/* What the loop is to watch for afterwards is never nothing: no connection is forgotten. */
+/* What the client has heard and not read yet: how much. */
+static size_t hear(struct talk *talk, unsigned char ret_bytes[sizeof(struct ff_auth_message)])
+{
+    ssize_t received = recv(talk->far, ret_bytes, sizeof(struct ff_auth_message), MSG_DONTWAIT);
+
+    CHECK(received > 0 || (received < 0 && errno == EAGAIN));
+    return received < 0 ? 0 : (size_t)received;
+}
+
+static void check_heard(struct talk *talk, const struct outcome *expected)
+{
+    unsigned char bytes[sizeof(struct ff_auth_message)];
+    size_t size = hear(talk, bytes);
+    struct ff_frame frame;
+
+    if (expected->heard == 0) {
+        CHECK_INT(size, 0);
+    } else if (expected->heard == HEARS_FAILURE) {
+        CHECK_INT(size, FF_AUTH_PREFIX_SIZE + strlen(FAILURE));
+        CHECK_MEM(bytes + FF_AUTH_PREFIX_SIZE, FAILURE, strlen(FAILURE));
+    } else {
+        CHECK_INT(size, sizeof frame);
+        memcpy(&frame, bytes, sizeof frame);
+        CHECK_INT(frame.type, expected->heard);
+        CHECK_INT(frame.value, expected->value);
+    }
+}
+
+static void check_counted(const struct talk *talk, enum ff_refusal counted)
+{
+    for (int cause = 0; cause < FF_REFUSED_CAUSES; cause++)
+        CHECK_INT(talk->board.counts.refused[cause], cause != 0 && cause == (int)counted);
+}
+
+/* One that waits is not read: only its end is of interest. */
+static unsigned interest_in(enum ff_connection_state state_after)
+{
+    if (state_after == CLOSING)
+        return FF_WRITABLE;
+    return state_after == WAITING ? FF_HANGUP : FF_READABLE;
+}
+
+/* One that is closing has told its client nothing that could be told from what lies in the way. */
+static void try_transition(void (*happen)(struct talk *talk), enum ff_connection_state before,
+                           const struct outcome *expected)
+{
+    unsigned char bytes[sizeof(struct ff_auth_message)];
+    struct talk talk;
+
+    open_in(&talk, before);
+    while (before != CLOSING && hear(&talk, bytes) > 0)
+        continue;
+    memset(talk.board.counts.refused, 0, sizeof talk.board.counts.refused);
+    happen(&talk);
+    CHECK_INT(state(&talk), expected->after);
+    if (before != CLOSING)
+        check_heard(&talk, expected);
+    check_counted(&talk, expected->counted);
+    if (expected->after != GONE)
+        CHECK_INT(ff_connection_interest(talk.connection), interest_in(expected->after));
+    close_talk(&talk);
+}
+
 static void test_every_event_in_every_state(void)
 {
+    const char *test = check_name;
+
     for (size_t i = 0; i < sizeof transitions / sizeof *transitions; i++) {
         for (int before = 0; before < STATES; before++) {
-            struct talk talk;
             char name[64];
 
             snprintf(name, sizeof name, "%s in state %d", transitions[i].name, before);
             check_name = name;
-            open_in(&talk, (enum ff_connection_state)before);
-            transitions[i].happen(&talk);
-            CHECK_INT(state(&talk), transitions[i].after[before]);
-            CHECK(ff_connection_interest(talk.connection) != 0);
-            close_talk(&talk);
-            check_name = "test_every_event_in_every_state";
+            try_transition(transitions[i].happen, (enum ff_connection_state)before,
+                           &transitions[i].outcomes[before]);
+            check_name = test;
         }
     }
+}
+
+/* A spare has got the request of one that waits, and its client another child, which dies. */
+static void be_handed(struct talk *talk, struct ff_child *spare)
+{
+    open_in(talk, WAITING);
+    talk->connection->spare = spare;
+    CHECK(!ff_connection_may_go_on(talk->connection));
+    post_exit(talk, 1, 7);
+    CHECK(!is_readable(talk->far));
+    CHECK_INT(ff_connection_interest(talk->connection), FF_HANGUP);
+    talk->connection->spare = NULL;
+}
+
+/* The answer comes first, then the exit that has waited for it, then the next request. */
+static void check_goes_on(struct talk *talk, enum ff_frame_type type, int32_t value)
+{
+    ff_connection_next_request(talk->connection);
+    CHECK_INT(state(talk), HEADER);
+    await_frame(talk, type, 7, value);
+    await_frame(talk, FF_FRAME_EXITED, 1, 7);
+    send_header(talk, request(8, 0, 0));
+    CHECK_INT(read_on(talk), FF_CONNECTION_REQUEST);
+    close_talk(talk);
+}
+
+static void test_spare_that_begins(void)
+{
+    struct ff_child spare = {0};
+    struct talk talk;
+
+    be_handed(&talk, &spare);
+    ff_connection_post(talk.connection, ff_frame_make(FF_FRAME_STARTED, 7, 1234), -1);
+    check_goes_on(&talk, FF_FRAME_STARTED, 1234);
+}
+
+static void test_spare_that_cannot_begin(void)
+{
+    struct ff_child spare = {0};
+    struct talk talk;
+
+    be_handed(&talk, &spare);
+    ff_connection_post_unfit(talk.connection, (struct ff_unfit){.error = EPERM, .option = FF_OPTION_NICE});
+    CHECK_INT(talk.board.counts.failures[EPERM], 1);
+    check_goes_on(&talk, FF_FRAME_FAILED, EPERM);
+}
+
+/* The request is for a fork, whose answer comes as that of any. */
+static void test_spare_that_dies(void)
+{
+    struct ff_child spare = {0};
+    struct talk talk;
+
+    be_handed(&talk, &spare);
+    CHECK(ff_connection_may_go_on(talk.connection));
+    CHECK_INT(state(&talk), WAITING);
+    ff_connection_post(talk.connection, ff_frame_make(FF_FRAME_STARTED, 7, 1234), -1);
+    check_goes_on(&talk, FF_FRAME_STARTED, 1234);
 }
 
 static void open_amid_header(struct talk *talk)
@@ -858,6 +1111,9 @@ static void test_status_request(void)
 int main(void)
 {
     RUN(test_every_event_in_every_state);
+    RUN(test_spare_that_begins);
+    RUN(test_spare_that_cannot_begin);
+    RUN(test_spare_that_dies);
     RUN(test_time_of_a_request);
     RUN(test_time_of_a_request_that_has_not_been_read);
     RUN(test_time_while_an_exit_is_stuck);
