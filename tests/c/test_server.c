@@ -3,6 +3,7 @@
 
 #include "fake_fork.h"
 #include "ff_tree.h"
+#include "ff_util.h"
 #include "serving.h"
 
 #include <signal.h>
@@ -1426,6 +1427,80 @@ static void test_fork_that_fails(void)
     stop_server(&serving);
 }
 
+/* Wait for the server to have looked for a place for one more in vain. */
+static void await_lack_of_place(int status)
+{
+    for (int waited = 0; look(status).accept_failures[EMFILE] == 0; waited++) {
+        CHECK(waited < DEADLINE_MS);
+        poll(NULL, 0, 1);
+    }
+}
+
+/* All of the handshake but the last word. */
+static int connect_half_a_client(const struct serving *serving)
+{
+    unsigned char digest[FF_AUTH_MAX_MESSAGE];
+    int sock = connect_stranger(&serving->address);
+
+    answer_challenge(sock, AUTHKEY);
+    challenge_server(sock);
+    receive_message(sock, digest);
+    return sock;
+}
+
+/* Say the last word and ask for a child: whether the server was still there to hear it. */
+static bool try_to_become_a_client(int sock)
+{
+    const char word[] = "\0\0\0\x09" WELCOME;
+    struct ff_frame frame;
+    int fd;
+
+    if (send(sock, word, sizeof word - 1, MSG_NOSIGNAL) < 0 ||
+        ff_client_send(sock, 1, 0, "x\x05", 2, NULL, 0) < 0 ||
+        ff_client_receive(sock, DEADLINE_MS, &frame, &fd) != 1)
+        return false;
+    CHECK_INT(frame.type, FF_FRAME_STARTED);
+    check_exit(sock, 1, 5);
+    return true;
+}
+
+/* Another one comes than there is room for, and the oldest stranger goes on a while later: false where all that has
+ * taken so long that it may have lost its place. */
+static bool try_fresh_stranger(void)
+{
+    static const struct service crowded = {.child = end_as_told, .prepare = leave_little_room};
+    struct serving serving;
+    int strangers[ROOM];
+    double begin;
+    bool is_served;
+    int status;
+    int sock;
+
+    start_server(&serving, &crowded);
+    sock = connect_client(&serving);
+    status = ask_status(sock);
+    begin = ff_seconds_now();
+    strangers[0] = connect_half_a_client(&serving);
+    for (int i = 1; i < ROOM; i++)
+        strangers[i] = connect_stranger(&serving.address);
+    await_lack_of_place(status);
+    while (ff_seconds_now() < begin + 0.6e-3 * FF_GRACE_MS)
+        poll(NULL, 0, 1);
+    is_served = try_to_become_a_client(strangers[0]);
+    CHECK(is_served || ff_seconds_now() >= begin + 1e-3 * FF_GRACE_MS);
+    close_all(strangers, ROOM);
+    close_all((int[]){sock, status}, 2);
+    stop_server(&serving);
+    return is_served;
+}
+
+/* However many others come, who has just come keeps its place for a while. */
+static void test_fresh_strangers_keep_their_places(void)
+{
+    for (int tries = 1; !try_fresh_stranger(); tries++)
+        CHECK(tries < 20);
+}
+
 /* All places are taken by those who do not go on: the oldest gives its own to one that does. */
 static void test_strangers_make_room(void)
 {
@@ -1838,6 +1913,7 @@ int main(void)
     RUN(test_no_room_for_fds);
     RUN(test_pidfd_without_room);
     RUN(test_no_room_for_clients);
+    RUN(test_fresh_strangers_keep_their_places);
     RUN(test_strangers_make_room);
     RUN(test_limit_of_descriptors);
     RUN(test_max_children);
