@@ -494,26 +494,40 @@ static size_t drop_fds(struct msghdr *message)
     return count;
 }
 
-/* A spare reads its request, if that is there: it comes whole. */
-static void take_request(struct fake_child *child)
+/* What there is, or what goes with one lot of descriptors. */
+static size_t read_request(int sock, unsigned char *bytes, size_t size, size_t *fd_count)
 {
-    static unsigned char bytes[sizeof(struct ff_frame) + FF_MAX_PAYLOAD + 1];
     char control[CMSG_SPACE(FF_MAX_FDS_PER_MESSAGE * sizeof(int))] __attribute__((aligned(8)));
-    struct iovec part = {bytes, sizeof bytes};
+    struct iovec part = {bytes, size};
     struct msghdr message = {
         .msg_iov = &part,
         .msg_iovlen = 1,
         .msg_control = control,
         .msg_controllen = sizeof control,
     };
-    ssize_t received = recvmsg(child->sock, &message, MSG_DONTWAIT);
-    struct ff_frame frame;
+    ssize_t received = recvmsg(sock, &message, MSG_DONTWAIT);
 
     if (received <= 0)
+        return 0;
+    *fd_count += drop_fds(&message);
+    return (size_t)received;
+}
+
+/* A spare reads its request, if that is there: it has come whole. */
+static void take_request(struct fake_child *child)
+{
+    static unsigned char bytes[sizeof(struct ff_frame) + FF_MAX_PAYLOAD + 1];
+    size_t fd_count = 0;
+    size_t size = 0;
+    struct ff_frame frame;
+
+    for (size_t part = 1; part > 0; size += part)
+        part = read_request(child->sock, bytes + size, sizeof bytes - size, &fd_count);
+    if (size == 0)
         return;
     memcpy(&frame, bytes, sizeof frame);
-    EQUAL(received, sizeof frame + frame.payload_size);
-    EQUAL(drop_fds(&message), frame.fd_count);
+    EQUAL(size, sizeof frame + frame.payload_size);
+    EQUAL(fd_count, frame.fd_count);
     HOLDS(!(frame.value & FF_FORK_STREAM));
     HOLDS(!child->is_old);
     child->has_request = true;
