@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -133,6 +134,17 @@ def _has_variable(pid: int, variable: str) -> bool:
         return variable.encode() in _content(pid, "environ").split(b"\0")
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Have a process stopped, and let it go on at last."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: state_of(pid) == "T")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def fork(action: Callable[[], object]) -> int:

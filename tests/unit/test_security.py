@@ -15,11 +15,12 @@ import stat
 import struct
 import sys
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
 from support import becoming, raw, targets
-from support.processes import DEADLINE, descriptors, exit_code_of, fork, wait_until
+from support.processes import DEADLINE, descriptors, exit_code_of, fork, stopped, wait_until
 
 import fastfork
 from fastfork import _native, auth, forkserver
@@ -41,6 +42,20 @@ def request(payload=b"", fd_count=0, **fields):
     return FRAME.pack(*{**sound, "payload": len(payload), "fds": fd_count, **fields}.values()) + payload
 
 
+def option(kind, value=b"", size=None):
+    """Return an option of a block, which may say another size than its value has."""
+    return struct.pack("=II", kind, len(value) if size is None else size) + value
+
+
+def block(*options):
+    """Return a block of options."""
+    content = b"".join(options)
+    return struct.pack("=I", 4 + len(content)) + content
+
+
+NUMBER = bytes(4)
+
+
 class Touch:
     """What creates a file when it is unpickled."""
 
@@ -51,13 +66,47 @@ class Touch:
         return Path.touch, (Path(self.path),)
 
 
+class Trap:
+    """A request for a child that creates a file as soon as it unpickles what came for it."""
+
+    def __init__(self, template, path):
+        self.payload = pickle.dumps(Touch(path)) * 2
+        self._path = path
+        self._pipe = os.pipe()
+        self.fds = [self._pipe[0], template._forkserver_alive_fd, resource_tracker.getfd()]
+        """What a child has before it unpickles anything."""
+
+    def send(self, sock, *, before=b"", options=b"", has_fds=True):
+        """Send it, behind something else or with a block of options, and with or without the descriptors."""
+        fds = self.fds if has_fds else []
+        flags = _native.FORK_OPTIONS if options else 0
+        data = before + request(options + self.payload, len(fds), value=flags)
+        socket.send_fds(sock, [data], fds)
+
+    def has_gone_off(self):
+        """Whether some child has run it."""
+        return self._path.exists()
+
+    def close(self):
+        for fd in self._pipe:
+            os.close(fd)
+
+
 @pytest.fixture
-def trap(tmp_path):
-    """Return a payload that must not be run, and see that it was not."""
-    path = tmp_path / "run"
-    yield pickle.dumps(Touch(path)) * 2
+def armed_trap(template, tmp_path):
+    """Return a trap."""
+    with contextlib.closing(Trap(template, tmp_path / "run")) as trap:
+        yield trap
+
+
+@pytest.fixture
+def trap(armed_trap):
+    """Return a trap that must not go off, and see that it did not, and that no child was even forked for it."""
+    before = fastfork.server_status().starts
+    yield armed_trap
     assert raw.run(targets.nothing) == 0  # by then the server has long dealt with it
-    assert not path.exists()
+    assert fastfork.server_status().starts - before == 1
+    assert not armed_trap.has_gone_off()
 
 
 @pytest.fixture
@@ -132,11 +181,20 @@ def test_the_folder_of_the_socket_is_for_its_user_alone_and_has_a_name_that_cann
     assert len(folders) == 2
 
 
+@pytest.mark.parametrize("options", [b"", block(option(_native.OPTION_UMASK, NUMBER))])
+def test_a_trap_goes_off_after_the_handshake(enter, armed_trap, options):
+    """Else it would prove nothing that others do not."""
+    armed_trap.send(enter(), options=options)
+    wait_until(armed_trap.has_gone_off)
+
+
+@pytest.mark.parametrize("has_fds", [True, False])
 @pytest.mark.parametrize("prefix", [b"", b"\0\0\0\x28", b"\0\0\0\x09#WELCOME#" * 3])
-def test_nothing_is_run_without_the_handshake(connect, trap, prefix):
+def test_nothing_is_run_without_the_handshake(connect, trap, prefix, has_fds):
+    """Descriptors are refused themselves before it is over."""
     sock = connect()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        sock.sendall(prefix + request(trap, 0))
+        trap.send(sock, before=prefix, has_fds=has_fds)
         assert is_closed_by_peer(sock)
 
 
@@ -155,7 +213,7 @@ def test_nothing_is_run_for_another_user_even_with_the_key(template, trap):
             with pytest.raises((EOFError, ConnectionError)):
                 auth.authenticate(sock, template._forkserver_authkey)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                sock.sendall(request(trap))
+                trap.send(sock)
             assert is_closed_by_peer(sock)
 
     assert exit_code_of(fork(attempt)) == 0
@@ -174,12 +232,14 @@ class Recorder:
         self._sock.sendall(data)
 
 
-def test_a_handshake_cannot_be_replayed(template, connect, trap):
+@pytest.mark.parametrize("has_fds", [True, False])
+def test_a_handshake_cannot_be_replayed(template, connect, trap, has_fds):
     recorder = Recorder(connect())
     auth.authenticate(recorder, template._forkserver_authkey)
     sock = connect()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        sock.sendall(b"".join(recorder.sent) + request(trap))
+        sock.sendall(b"".join(recorder.sent))
+        trap.send(sock, has_fds=has_fds)
         assert is_closed_by_peer(sock)
 
 
@@ -304,18 +364,7 @@ def test_what_would_end_a_variable_or_a_directory_is_refused_where_it_is_given(t
             fastfork.ChildOptions(**values)
 
 
-def option(kind, value=b"", size=None):
-    """Return an option of a block, which may say another size than its value has."""
-    return struct.pack("=II", kind, len(value) if size is None else size) + value
-
-
-def block(*options):
-    """Return a block of options."""
-    content = b"".join(options)
-    return struct.pack("=I", 4 + len(content)) + content
-
-
-NUMBER = bytes(4)
+LACKS_A_DESCRIPTOR = "has a stream of a descriptor that is not there"
 
 UNSOUND_BLOCKS = {
     "is smaller than its size": struct.pack("=I", 3),
@@ -336,7 +385,7 @@ UNSOUND_BLOCKS = {
     "has an environment without an end": block(option(_native.OPTION_ENV, b"A=B\0C=D")),
     "has no processors": block(option(_native.OPTION_AFFINITY)),
     "has a stream of an unknown kind": block(option(_native.OPTION_STDIN, struct.pack("=i", 3))),
-    "has a stream of a descriptor that is not there": block(option(_native.OPTION_STDIN, NUMBER)),
+    LACKS_A_DESCRIPTOR: block(option(_native.OPTION_STDIN, NUMBER)),
     "is sound up to its last option": block(
         option(_native.OPTION_UMASK, NUMBER), option(_native.OPTION_CWD, b"/")
     ),
@@ -346,7 +395,7 @@ UNSOUND_BLOCKS = {
 def test_nothing_is_run_for_a_block_of_options_that_is_none(template, enter, trap):
     for what, content in UNSOUND_BLOCKS.items():
         sock = enter()
-        sock.sendall(request(content + trap, value=_native.FORK_OPTIONS))
+        trap.send(sock, options=content, has_fds=what != LACKS_A_DESCRIPTOR)
         frame = _native.receive_frame(sock.fileno(), DEADLINE)
         assert frame.type == _native.FRAME_REFUSED, what
         assert _native.REFUSAL_NAMES[frame.value] == "options", what
@@ -366,11 +415,13 @@ def test_a_payload_of_requests_is_one_request(ctx, ask):
     assert fastfork.server_status().starts - before == len(sizes)
 
 
-def test_what_follows_a_refused_request_is_not_read(enter, trap):
+def test_what_follows_a_refused_request_is_not_read(template, enter, trap):
     sock = enter()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        sock.sendall(request(magic=0) + request(trap) * 3)
-        assert is_closed_by_peer(sock)
+    with stopped(template._forkserver_pid):  # so that all of it is there
+        sock.sendall(request(magic=0))
+        for _ in range(3):
+            trap.send(sock)
+    assert is_closed_by_peer(sock)
 
 
 # ---- CVE-2019-0211, CVE-2021-21703: memory that children write and their parent trusts ----
