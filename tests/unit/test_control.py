@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support import raw, targets, trees
-from support.processes import DEADLINE, children_of, exit_code_of, fork, is_alive, wait_until
+from support.processes import DEADLINE, children_of, exit_code_of, fork, is_alive, stopped, wait_until
 
 import fastfork
 from fastfork import context, forkserver, retirement, status
@@ -325,11 +326,49 @@ def test_a_server_that_was_launched_and_not_connected_to_is_asked(template):
 def test_a_stopped_process_answers_from_the_second_time_on(template):
     assert raw.run(targets.nothing) == 0
     before = fastfork.server_status()
-    os.kill(before.pid, signal.SIGSTOP)
-    try:
+    with stopped(before.pid):
         assert fastfork.server_status()[:4] == (*before[:2], pytest.approx(before.uptime, abs=DEADLINE), 1)
-    finally:
-        os.kill(before.pid, signal.SIGCONT)
+
+
+QUESTIONS = 1000
+
+ASKS_AND_ASKS_AGAIN = """
+import fastfork
+
+connection.send(fastfork.server_status().pid)
+connection.recv()
+for _ in range(questions):
+    fastfork.server_status()
+connection.send("answered")
+"""
+
+
+def test_from_the_second_time_on_an_answer_takes_microseconds(template):
+    """Whatever the server is about. The median: another process may get the processor meanwhile."""
+    assert raw.run(targets.nothing) == 0
+    with stopped(fastfork.server_status().pid):
+        seconds = [seconds_of(fastfork.server_status) for _ in range(QUESTIONS)]
+    assert statistics.median(seconds) < 1e-3
+
+
+def test_a_stopped_process_answers_a_child_of_its_own_from_the_second_time_on(ctx):
+    """Which has not launched it, and looks whether it lives."""
+    ours, theirs = ctx.Pipe()
+    arguments = (ASKS_AND_ASKS_AGAIN, {"connection": theirs, "questions": QUESTIONS})
+    process = ctx.Process(target=exec, args=arguments)
+    process.start()
+    with ours, theirs, stopped(ours.recv()):
+        ours.send("again")
+        assert ours.poll(DEADLINE)
+        assert ours.recv() == "answered"
+    process.join()
+    assert process.exitcode == 0
+
+
+def seconds_of(action):
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
 
 
 def test_a_stopped_process_that_was_never_asked_is_a_timeout_and_nothing_is_lost(template, monkeypatch):
