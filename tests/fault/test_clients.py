@@ -261,6 +261,32 @@ def crowd(server, payload, limits):
         yield
 
 
+def amid_crowd(server, payload, limits, action):
+    """Return what `action` returns while all of a crowd is there from its first moment to its last.
+
+    A client that stalls amid a request is refused after ten seconds (FF_REQUEST_MS): where a busy machine takes longer
+    over the crowd and the action, both are made again.
+    """
+    for _ in range(ATTEMPTS):
+        late = late_clients(server)
+        with crowd(server, payload, limits):
+            result = action()
+            if late_clients(server) == late:
+                assert clients_of(server) >= len(limits), "the crowd is not there"
+                return result
+    raise AssertionError("the crowd does not stay for long enough")
+
+
+def late_clients(server):
+    """Return how many clients have been refused since a request of theirs did not end in time."""
+    return 0 if server.kind == "stdlib" else fastfork.server_status().refused.get("time", 0)
+
+
+def clients_of(server):
+    """Return how many clients are connected, as the server says itself; the standard library's keeps no count."""
+    return math.inf if server.kind == "stdlib" else fastfork.server_status().clients
+
+
 @contextlib.contextmanager
 def ended(action):
     """Have a process that does `action`, and kill it at last."""
@@ -272,6 +298,7 @@ def ended(action):
         os.waitpid(pid, 0)
 
 
+ATTEMPTS = 5
 ROUNDS = 5
 
 
@@ -300,11 +327,15 @@ def check_crowd(server, payload, limits, bytes_for_each):
     """
     before = resident_bytes(server.pid)
     left = []
+
+    def check_others():
+        server.check_starts(10)
+        serve_newcomer(server)
+        assert resident_bytes(server.pid) - before < len(limits) * bytes_for_each, "memory without bound"
+
     for _ in range(ROUNDS):
-        with server.unharmed(), crowd(server, payload, limits):
-            server.check_starts(10)
-            serve_newcomer(server)
-            assert resident_bytes(server.pid) - before < len(limits) * bytes_for_each, "memory without bound"
+        with server.unharmed():
+            amid_crowd(server, payload, limits, check_others)
         left.append(resident_bytes(server.pid))
     assert left[-1] - left[0] < 5 * MEBIBYTE, "memory leaks"
 
@@ -318,15 +349,23 @@ def test_more_silent_clients_than_the_server_holds(server, many_descriptors):
     before = resident_bytes(server.pid)
     with server.unharmed():
         with contextlib.ExitStack() as stack:
-            for _ in range(SILENT):
+            for number in range(1, SILENT + 1):
                 stack.enter_context(crowd(server, b"", [0] * CROWD))
                 server.check_starts()
                 serve_newcomer(server)
-            assert server.kind == "stdlib" or fastfork.server_status().refused["clients"] > 0
+                assert clients_of(server) + evicted_clients(server) >= number * CROWD, (
+                    "the crowd is not there"
+                )
+            assert server.kind == "stdlib" or evicted_clients(server) > 0
             assert resident_bytes(server.pid) - before < SILENT * CROWD * 16 * KIBIBYTE, (
                 "memory without bound"
             )
         serve_newcomer(server)
+
+
+def evicted_clients(server):
+    """Return how many clients had to go since others needed their places."""
+    return 0 if server.kind == "stdlib" else fastfork.server_status().refused.get("clients", 0)
 
 
 # ---- what others notice ----
@@ -334,7 +373,6 @@ def test_more_silent_clients_than_the_server_holds(server, many_descriptors):
 PAUSE = 0.002
 """Seconds between two clients that come and go: what is measured is the server, not the want of a third core."""
 
-ATTEMPTS = 4
 PAIRS = 3
 STARTS = 300
 """Of one block: its 99th percentile is the fourth largest, so that a hiccup of the machine does not count."""
@@ -343,20 +381,30 @@ STARTS = 300
 @pytest.mark.fault("Others' latency while 1,000 clients stall and more come and go")
 def test_others_start_processes_as_fast_as_ever(server, payload, many_descriptors):
     """The machine's load changes all the time, and with it the tail. So blocks with and without the crowd take turns,
-    the median of the blocks' percentiles is compared, and a comparison that fails is made again: what an honest server
-    fails once by chance it passes the next time, and one that is slower by its clients fails every time.
+    and the median of the blocks' percentiles is compared. A comparison that fails is made several times more, and then
+    the median of all of them counts, the failed one's included: an honest server may fail one by chance, and one that
+    is slower by its clients is not let off by one that goes well.
     """
     limits = everywhere(server, payload)
     with server.unharmed():
-        ratios = []
-        while len(ratios) < ATTEMPTS and min(ratios, default=math.inf) > 2:
-            quiet, disturbed = [], []
-            for _ in range(PAIRS):
-                quiet.append(percentile_of_starts(server))
-                with crowd(server, payload, limits), ended(lambda: come_and_go(server, payload, limits)):
-                    disturbed.append(percentile_of_starts(server))
-            ratios.append(statistics.median(disturbed) / statistics.median(quiet))
-        assert min(ratios) <= 2, f"p99 {min(ratios):.1f} times as long"
+        ratios = [compare(server, payload, limits)]
+        while ratios[0] > 2 and len(ratios) < ATTEMPTS:
+            ratios.append(compare(server, payload, limits))
+        assert statistics.median(ratios) <= 2, f"p99 {statistics.median(ratios):.1f} times as long"
+
+
+def compare(server, payload, limits):
+    """Return how many times as long starts take while there is a crowd."""
+
+    def percentile_amid_others():
+        with ended(lambda: come_and_go(server, payload, limits)):
+            return percentile_of_starts(server)
+
+    quiet, disturbed = [], []
+    for _ in range(PAIRS):
+        quiet.append(percentile_of_starts(server))
+        disturbed.append(amid_crowd(server, payload, limits, percentile_amid_others))
+    return statistics.median(disturbed) / statistics.median(quiet)
 
 
 def come_and_go(server, payload, limits):
@@ -372,8 +420,7 @@ def test_a_crowd_is_not_written_to(server, payload, many_descriptors):
     with server.unharmed():
         percentile_of_starts(server)  # the first ones touch what no later one does
         quiet = page_faults_of_starts(server)
-        with crowd(server, payload, limits):
-            disturbed = page_faults_of_starts(server)
+        disturbed = amid_crowd(server, payload, limits, lambda: page_faults_of_starts(server))
         assert disturbed < 2 * quiet
 
 
