@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import os
+import select
 import signal
 import socket
 import statistics
@@ -222,23 +223,56 @@ def read_exits(sock, count):
     return codes
 
 
+A_WHILE = 1.0
+"""Seconds that a socket takes nothing, and then takes nothing any more."""
+
+AT_HAND = 5
+"""Starts beyond what a socket takes of answers: an answer that waits to be sent, and the like."""
+
+
 @pytest.mark.fault("Clients ask as fast as they can and never read")
 def test_clients_that_ask_until_their_sockets_are_full(server, payload, many_descriptors):
-    """Each stays connected: what it asked for beyond what its socket takes has to wait there."""
+    """Each stays connected: what it asked for beyond what its socket takes has to wait there until it reads."""
     with server.unharmed(), contextlib.ExitStack() as stack:
-        before = resident_bytes(server.pid)
-        for _ in range(3):
+        memory, starts = resident_bytes(server.pid), starts_of(server)
+        asked = []
+        for number in range(1, 4):
             sock = server.authenticate(stack.enter_context(server.connect()))
             request = stack.enter_context(Request(server, payload))
             request.tell()
-            sock.setblocking(False)
-            with contextlib.suppress(
-                BlockingIOError, BrokenPipeError
-            ):  # stdlib: one request for each connection
-                while True:
-                    request.send(sock)
+            asked.append((sock, ask_until_full(sock, request)))
             server.check_starts()
-        assert resident_bytes(server.pid) - before < 4 * MEBIBYTE, "memory without bound"
+            served = starts_of(server) - starts - number
+            assert served <= number * (unread_capacity() + AT_HAND), "serves who does not read"
+        server.check_starts(10)
+        assert resident_bytes(server.pid) - memory < 4 * MEBIBYTE, "memory without bound"
+        if server.kind == "fastfork":
+            assert starts_of(server) - starts - number - 10 == served, "serves who does not read"
+            for sock, count in asked:
+                assert count > served / number, "nothing waits"
+                assert read_exits(sock, count) == dict.fromkeys(range(count), 0), "exit code lost"
+
+
+def ask_until_full(sock, request):
+    """Ask for one child after another, and read nothing, until the socket takes no more; return for how many."""
+    limit = 4 * unread_capacity()
+    sock.setblocking(False)
+    request.renumber(0)
+    while request.id < limit:
+        try:
+            request.send(sock)
+            request.renumber(request.id + 1)
+        except BlockingIOError:
+            if not select.select([], [sock], [], A_WHILE)[1]:
+                return request.id
+        except BrokenPipeError:  # stdlib: one request for each connection
+            return request.id
+    raise AssertionError("is read from without end")
+
+
+def starts_of(server):
+    """Return how many processes it has started, as the server says itself; the standard library's keeps no count."""
+    return 0 if server.kind == "stdlib" else fastfork.server_status().starts
 
 
 # ---- a crowd ----

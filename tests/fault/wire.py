@@ -84,6 +84,12 @@ class Request:
         fields = {"id": self.id, "value": flags, "payload": len(self._payload), "fds": len(self.fds)}
         self.bytes = header(**fields) + self._payload
 
+    def renumber(self, request_id):
+        """Ask once more with another id, where requests have any."""
+        self.id = request_id
+        if self._status_r < 0:
+            self.set_flags(0)
+
     def exit_code(self, sock):
         """Return the exit code of the child, once the server has told that it was started and that it ended."""
         if self._status_r >= 0:
