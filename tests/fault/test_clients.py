@@ -13,12 +13,12 @@ import statistics
 import time
 
 import pytest
-from support.processes import DEADLINE, children_of, fork, page_faults, resident_bytes, wait_until
+from support.processes import DEADLINE, children_of, fork, page_faults, resident_bytes, stopped, wait_until
 
 import fastfork
 from fastfork import _native
 
-from .wire import Request, header, say, send_each, serve_newcomer, work
+from .wire import FRAME, Part, Request, header, say, send_part, serve_newcomer, work
 
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
@@ -90,28 +90,62 @@ def test_clients_that_stall_after_any_byte(server, payload):
             server.check_starts(limit % 8 == 0)
 
 
+AT_ONCE = 253
+"""Descriptors that one message brings at most (FF_MAX_FDS_PER_MESSAGE)."""
+
+PARTS_OF_THE_LARGEST = [
+    Part(fds, size, AT_ONCE)
+    for fds, size in (
+        (1, 1),
+        (252, 1),
+        (253, 1),
+        (253, FRAME.size + 1),
+        (254, 2),
+        (254, FRAME.size),
+        (263, 2),
+        (263, FRAME.size + 20),
+        (264, 2),
+        (264, FRAME.size + 20),
+    )
+]
+
+
+def parts(server):
+    """Return how many descriptors more than it needs a request says that it has, and how much of it a client sends."""
+    if server.kind == "stdlib":  # with its only byte
+        return [(0, Part(count, 1, AT_ONCE)) for count in range(5)]
+    small = [(0, Part(count, count)) for count in range(5)]
+    return small + [(_native.MAX_FDS - 4, part) for part in PARTS_OF_THE_LARGEST]
+
+
+@contextlib.contextmanager
+def stalled_in_part(server, payload, extra_fds, part):
+    """Have a client that has sent part of a request, and nothing since. When it has gone nobody keeps what it sent."""
+    with Request(server, payload, extra_fds=extra_fds) as request:
+        request.tell()
+        request.fds.reverse()  # so that the witness comes first
+        with server.connect() as sock:
+            send_part(server.authenticate(sock), request, part)
+            request.give_away()
+            assert part.fds == 0 or request.witness.is_open(timeout=0)
+            yield
+        assert not request.witness.is_open(), "descriptors left open"
+
+
 @pytest.mark.fault("A client goes away after any descriptor of its request")
-def test_clients_that_go_away_after_any_descriptor(server):
+def test_clients_that_go_away_after_any_descriptor(server, payload):
     with server.unharmed():
-        for count in range(7):
-            with Request(server) as request:
-                with server.connect() as sock:
-                    request.tell()
-                    server.authenticate(sock)
-                    send_each(sock, request, count)
-                request.give_away()
-                assert not request.witness.is_open(), "descriptors left open"
+        for extra_fds, part in parts(server):
+            with stalled_in_part(server, payload, extra_fds, part):
+                pass
             server.check_starts()
 
 
 @pytest.mark.fault("A client stalls after any descriptor of its request")
-def test_clients_that_stall_after_any_descriptor(server):
+def test_clients_that_stall_after_any_descriptor(server, payload):
     with server.unharmed(), contextlib.ExitStack() as stack:
-        for count in range(7):
-            request = stack.enter_context(Request(server))
-            request.tell()
-            sock = server.authenticate(stack.enter_context(server.connect()))
-            send_each(sock, request, count)
+        for extra_fds, part in parts(server):
+            stack.enter_context(stalled_in_part(server, payload, extra_fds, part))
             server.check_starts()
 
 
@@ -122,13 +156,14 @@ def test_clients_that_go_away_before_the_reply(server, way):
         for _ in range(20):
             with Request(server) as request, server.connect() as sock:
                 server.authenticate(sock)
-                if way == "hears no more":
-                    sock.shutdown(socket.SHUT_RD)
-                request.send(sock)
-                request.tell()
-                if way == "closes":
-                    sock.close()
-                request.give_away()
+                with stopped(server.pid):  # so that it reads nothing before
+                    request.send(sock)
+                    request.tell()
+                    if way == "hears no more":
+                        sock.shutdown(socket.SHUT_RD)
+                    else:
+                        sock.close()
+                    request.give_away()
                 assert not request.witness.is_open(), "descriptors left open"
             server.check_starts()
 

@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 from multiprocessing.forkserver import read_signed
+from typing import NamedTuple
 
 from support.processes import DEADLINE
 
@@ -178,13 +179,23 @@ def say(server, sock, limit, request):
     return mumbler.said
 
 
-def send_each(sock, request, count):
-    """Send the first `count` descriptors of a request: each with a byte of its own where that is possible."""
-    if len(request.bytes) == 1:
-        socket.send_fds(sock, [bytes([count])], request.fds[:count])
-        return
-    for byte, fd in zip(request.bytes, request.fds[:count]):
-        socket.send_fds(sock, [bytes([byte])], [fd])
+class Part(NamedTuple):
+    """How much of a request a client sends."""
+
+    fds: int
+    size: int
+    """Bytes."""
+    fds_at_once: int = 1
+    """Descriptors with one message, and with one byte of it."""
+
+
+def send_part(sock, request, part):
+    """Send part of a request: its descriptors first, with as many bytes as they take, and then the other bytes."""
+    fds = request.fds[: part.fds]
+    messages = [fds[begin : begin + part.fds_at_once] for begin in range(0, len(fds), part.fds_at_once)]
+    for byte, some in zip(request.bytes, messages):
+        socket.send_fds(sock, [bytes([byte])], some)
+    sock.sendall(request.bytes[len(messages) : part.size])
 
 
 def serve_newcomer(server):
