@@ -11,6 +11,7 @@ import resource
 import select
 import socket
 import struct
+import time
 from multiprocessing import AuthenticationError
 
 import pytest
@@ -20,7 +21,7 @@ from support.processes import DEADLINE, descriptors, exit_code_of, fork
 import fastfork
 from fastfork import _native, shared_modules
 
-from .wire import FRAME, Request, Witness, header, say, send_with_fds, serve_newcomer, work
+from .wire import FIELDS, FRAME, Request, Witness, header, say, send_with_fds, serve_newcomer, work
 
 NOBODY = 65534
 
@@ -53,12 +54,14 @@ def errno_of_failure(sock):
 @contextlib.contextmanager
 def counted(server, *causes):
     """See that the server counts refused connections: these, by cause, and no other ones."""
-    if server.kind == "stdlib":
-        yield
-        return
-    before = collections.Counter(fastfork.server_status().refused)
+    before = refused(server)
     yield
-    assert collections.Counter(fastfork.server_status().refused) - before == collections.Counter(causes)
+    assert server.kind == "stdlib" or refused(server) - before == collections.Counter(causes)
+
+
+def refused(server):
+    """Return how many clients have been refused, by cause; the standard library's server keeps no count."""
+    return collections.Counter({} if server.kind == "stdlib" else fastfork.server_status().refused)
 
 
 def last_words(sock):
@@ -129,24 +132,67 @@ def test_the_program_is_told_the_cause_and_its_next_start_works(ctx, monkeypatch
 
 def test_modules_that_have_no_name_are_none(ctx, monkeypatch):
     """A client tells of its modules by bits: these are more than there are names for."""
-    monkeypatch.setattr(shared_modules, "loaded", lambda: 0x7FFF0000)
+    monkeypatch.setattr(shared_modules, "loaded", lambda: MODULES)
     process = ctx.Process(target=targets.leave, args=(7,))
     process.start()
     process.join(DEADLINE)
     assert process.exitcode == 7
 
 
+TIME_LIMIT = 10.0
+"""Seconds that a request has from its first byte to its last (FF_REQUEST_MS)."""
+
+SLACK = 3.0
+"""Seconds after which it is refused at the latest: the server looks once in a second, and the machine may be busy."""
+
+
+class BegunRequest:
+    """A request of which a client has sent the first bytes."""
+
+    def __init__(self, sock, data):
+        self.sock = sock
+        self._before = time.monotonic()
+        sock.sendall(data)
+        self._after = time.monotonic()
+
+    def check_refused(self):
+        """See that the server has just refused it, no earlier and no later than it is to be."""
+        assert time.monotonic() - self._before >= TIME_LIMIT
+        assert time.monotonic() - self._after < TIME_LIMIT + SLACK
+        assert cause_of_refusal(self.sock) == "time"
+
+
+def check_refused_in_time(*requests):
+    """See that requests are refused, each in its time."""
+    waiting = {request.sock: request for request in requests}
+    while waiting:
+        answered, _, _ = select.select(list(waiting), [], [], DEADLINE)
+        assert answered, "hangs"
+        for sock in answered:
+            waiting.pop(sock).check_refused()
+
+
 def test_requests_that_do_not_end_in_time_are_refused(server):
-    """A client that has begun none has all the time that it wants."""
+    """A client that has begun none has all the time that it wants, and each request has its own time."""
     if server.kind == "stdlib":
         pytest.skip("it has no time limit")
     whole = header(payload=100) + bytes(100)
-    with server.unharmed(), contextlib.ExitStack() as stack, counted(server, "time", "time", "time"):
-        patient = server.authenticate(stack.enter_context(server.connect()))
-        late = [server.authenticate(stack.enter_context(server.connect())) for _ in range(3)]
-        for sock, length in zip(late, (1, len(header()), len(whole) - 1)):
-            sock.sendall(whole[:length])
-        assert [cause_of_refusal(sock) for sock in late] == ["time"] * 3
+    with server.unharmed(), contextlib.ExitStack() as stack, counted(server, *["time"] * 5):
+
+        def client():
+            return server.authenticate(stack.enter_context(server.connect()))
+
+        patient, slow = client(), client()
+        with Request(server) as request:
+            slow.sendall(request.bytes[:1])
+            late = [BegunRequest(client(), whole[:length]) for length in (1, len(header()), len(whole) - 1)]
+            time.sleep(TIME_LIMIT / 2)
+            send_with_fds(slow, request.bytes[1:], request.fds)
+            request.tell(5)
+            assert request.exit_code(slow) == 5
+        late_again = BegunRequest(slow, whole[:1])
+        check_refused_in_time(*late)
+        check_refused_in_time(late_again, BegunRequest(client(), whole[:1]))
         with Request(server) as request:
             request.send(patient)
             request.tell(5)
@@ -228,6 +274,8 @@ KINDS = (
 )
 NO_STREAMS = ("file", "directory", "O_PATH", "device", "epoll")
 STREAM = _native.FORK_HELD | _native.FORK_STREAM
+MODULES = 0x7FFF0000
+"""Flags that tell of modules (FF_FORK_MODULES)."""
 
 
 @contextlib.contextmanager
@@ -323,40 +371,46 @@ def test_descriptors_of_the_wrong_kind_go_with_their_client(server, kind):
 SEEDS = 100
 
 
+def random_bytes():
+    """Yield bytes at random, and how many descriptors come along."""
+    for seed in range(SEEDS):
+        chance = random.Random(seed)
+        yield chance.randbytes(chance.randrange(1, 2000)), chance.choice([0, 0, 1, 9])
+
+
 @pytest.mark.fault("Random bytes")
 def test_random_bytes_in_place_of_the_handshake(server):
-    with server.unharmed():
-        for seed in range(SEEDS):
-            chance = random.Random(seed)
+    causes = [
+        "descriptors" if fd_count else "key"
+        for data, fd_count in random_bytes()
+        if fd_count or len(data) >= 4
+    ]
+    with server.unharmed(), counted(server, *causes):
+        for number, (data, fd_count) in enumerate(random_bytes()):
             with server.connect() as sock, Witness() as witness:
-                send(
-                    sock,
-                    chance.randbytes(chance.randrange(1, 2000)),
-                    [witness.fd] * chance.choice([0, 0, 1, 9]),
-                )
+                send(sock, data, [witness.fd] * fd_count)
                 sock.shutdown(socket.SHUT_WR)
-                last_words(sock)
+                assert WELCOME not in last_words(sock)
                 witness.give_away()
                 assert not witness.is_open(), "descriptors left open"
-            server.check_starts(seed % 8 == 0)
+            server.check_starts(number % 8 == 0)
 
 
 @pytest.mark.fault("Random bytes")
 def test_random_bytes_in_place_of_requests(server):
-    with server.unharmed():
-        for seed in range(SEEDS):
-            chance = random.Random(seed)
+    whole = [data for data, _ in random_bytes() if len(data) >= FRAME.size]
+    with server.unharmed(), counted(server, *["magic"] * len(whole)):
+        for number, (data, fd_count) in enumerate(random_bytes()):
             with server.connect() as sock, Witness() as witness:
                 server.authenticate(sock)
-                data = chance.randbytes(chance.randrange(1, 2000))
-                send(sock, data, [witness.fd] * chance.choice([0, 0, 1, 9]))
-                if server.kind == "fastfork" and len(data) >= FRAME.size:
-                    assert cause_of_refusal(sock)
+                send(sock, data, [witness.fd] * fd_count)
+                if server.kind == "fastfork" and data in whole:
+                    assert cause_of_refusal(sock) == "magic"
                 sock.shutdown(socket.SHUT_WR)
                 last_words(sock)
                 witness.give_away()
                 assert not witness.is_open(), "descriptors left open"
-            server.check_starts(seed % 8 == 0)
+            server.check_starts(number % 8 == 0)
 
 
 @pytest.mark.fault("Random bytes")
@@ -365,6 +419,7 @@ def test_requests_with_a_few_bytes_changed(server):
     with server.unharmed():
         for seed in range(SEEDS):
             chance = random.Random(seed)
+            before = refused(server)
             with (
                 server.connect() as sock,
                 Request(server, work() if server.kind == "fastfork" else b"") as request,
@@ -374,12 +429,43 @@ def test_requests_with_a_few_bytes_changed(server):
                 data = bytearray(request.bytes)
                 for _ in range(chance.randrange(1, 4)):
                     data[chance.randrange(len(data))] = chance.randrange(256)
-                send(sock, bytes(data), request.fds[: chance.choice([len(request.fds)] * 3 + [0, 1])])
+                fds = request.fds[: chance.choice([len(request.fds)] * 3 + [0, 1])]
+                send(sock, bytes(data), fds)
                 sock.shutdown(socket.SHUT_WR)
                 last_words(sock)
                 request.give_away()
                 assert not request.witness.is_open(), "descriptors left open"
+            if server.kind == "fastfork":
+                assert list((refused(server) - before).elements()) in outcomes(data, len(fds))
             server.check_starts(seed % 8 == 0)
+
+
+def outcomes(data, fd_count):
+    """Return the lists of causes of which a server may refuse what a client sends before it goes away."""
+    sound, told = (dict(zip(FIELDS, FRAME.unpack(frame[: FRAME.size]))) for frame in (header(), data))
+    left = len(data) - FRAME.size - told["payload"]
+    causes = [
+        ("magic", told["magic"] != sound["magic"]),
+        ("version", told["version"] != sound["version"]),
+        ("payload", told["payload"] > _native.MAX_PAYLOAD),
+        ("descriptors", told["fds"] > _native.MAX_FDS),
+        ("type", told["type"] != sound["type"] or not are_sound_flags(told["value"], told["fds"])),
+        ("descriptors", left >= 0 and told["fds"] != fd_count),
+        ("options", left >= 0 and told["value"] & _native.FORK_OPTIONS),
+    ]
+    for cause, holds in causes:
+        if holds:
+            return [[cause]]
+    # What is left would be another request, unless the server has seen that its client goes away.
+    return [[], ["magic"]] if left >= FRAME.size else [[]]
+
+
+def are_sound_flags(flags, fd_count):
+    """Whether a request may have these flags, and so many descriptors."""
+    known = _native.FORK_PIDFD | _native.FORK_DIE_WITH_CLIENT | _native.FORK_OPTIONS | STREAM | MODULES
+    if flags & ~known or flags & STREAM == _native.FORK_STREAM:
+        return False
+    return not flags & _native.FORK_HELD or fd_count > 0
 
 
 # ---- the handshake ----
