@@ -37,6 +37,13 @@ def leave_at_once(code):
     os._exit(code)
 
 
+def note_and_leave(path, note, code):
+    """Add a line to a file; leave with the code."""
+    with open(path, "a", encoding="utf-8") as notes:
+        notes.write(f"{note}\n")
+    sys.exit(code)
+
+
 def fail(message):
     raise ValueError(message)
 
