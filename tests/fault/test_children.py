@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -10,20 +9,29 @@ import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
+from multiprocessing.pool import MaybeEncodingError
 from pathlib import Path
+from pickle import PicklingError
 
 import pytest
 from support import ends, targets
 from support.processes import DEADLINE, PROC, state_of, wait_until
+from support.spares import have_spares
 
-DEADLY = sorted(
-    signal.valid_signals()
-    - {
-        *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
-        *(signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH),
-    }
-)
-"""The signals whose default action is to end the process."""
+import fastfork
+from fastfork import popen
+
+STOPPING = [signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
+"""The signals whose default action is to stop the process."""
+
+HARMLESS = [signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH]
+"""Those by which nothing happens."""
+
+IGNORED = [signal.SIGPIPE, signal.SIGXFSZ]
+"""Those that Python ignores."""
+
+DEADLY = sorted(signal.valid_signals() - {*STOPPING, *HARMLESS})
+"""Those whose default action is to end the process."""
 
 RUNS_EXIT_FUNCTIONS = sys.version_info >= (3, 13)
 """Whether multiprocessing's children run what is registered with `atexit`."""
@@ -135,18 +143,111 @@ def test_every_signal_that_a_child_sends_itself(server):
     }
 
 
-@pytest.mark.fault("A child dies of a signal")
-def test_every_signal_from_outside_in_whatever_the_child_is_doing_then(server):
+DEADLY_FROM_OUTSIDE = [number for number in DEADLY if number not in IGNORED]
+
+
+@pytest.mark.fault("A child dies of a signal before it has begun")
+def test_every_signal_from_outside_as_soon_as_the_child_is_there(server):
     """It may not even have begun with Python: what it does then is the default, or `KeyboardInterrupt`."""
-    numbers = [
-        number for number in DEADLY if number not in (signal.SIGPIPE, signal.SIGXFSZ)
-    ]  # Python ignores them
-    processes = {number: server.start(ends.close_all_and_wait) for number in numbers}
-    for number, process in processes.items():
-        os.kill(process.pid, number)
+    processes = {}
+    for number in DEADLY_FROM_OUTSIDE:
+        processes[number] = server.start(ends.close_all_and_wait)
+        os.kill(processes[number].pid, number)
     for number, process in processes.items():
         possible = {-number, 1} if number == signal.SIGINT else {-number}
         assert joined(process) in possible, number
+
+
+@pytest.mark.fault("A child dies of a signal")
+def test_every_signal_from_outside_while_the_child_waits(server):
+    processes = {number: server.start(ends.close_all_and_wait) for number in DEADLY_FROM_OUTSIDE}
+    for number, process in processes.items():
+        wait_until(lambda process=process: not os.listdir(PROC / str(process.pid) / "fd"))
+        os.kill(process.pid, number)
+    assert {number: joined(process) for number, process in processes.items()} == {
+        number: 1 if number == signal.SIGINT else -number for number in DEADLY_FROM_OUTSIDE
+    }
+
+
+@pytest.mark.fault("A child gets a signal that does not end it")
+def test_signals_that_do_not_end_a_child_leave_its_exit_code_alone(server):
+    numbers = [*HARMLESS, *IGNORED]
+    receiver, sender = server.context.Pipe(duplex=False)
+    themselves = [server.start(ends.signal_self_and_leave, number, 3) for number in numbers]
+    ready = server.context.Semaphore(0)
+    others = [server.start(ends.say_and_leave_after, ready, receiver, 5) for _ in numbers]
+    receiver.close()
+    for _ in others:
+        assert ready.acquire(timeout=DEADLINE)
+    for number, process in zip(numbers, others):
+        os.kill(process.pid, number)
+    assert all(process.is_alive() for process in others)
+    sender.close()
+    assert [joined(process) for process in themselves] == [3] * len(numbers)
+    assert [joined(process) for process in others] == [5] * len(numbers)
+
+
+# ---- by every way in which a child is born ----
+
+
+SIGNALS = {f"signal {number}": (-number, ends.die_of, number) for number in DEADLY}
+
+WAYS = {
+    "one after another": {},
+    "with options": {"options": fastfork.ChildOptions(umask=0o77)},
+    "to die with their client": {"die_with_client": True},
+    "with what comes through a pipe": {},
+    "all at once": {},
+}
+"""Keywords of the processes by the way in which they are started."""
+
+MUCH = bytes(2 * popen.MAX_INLINE_PAYLOAD)
+
+
+@pytest.fixture(params=[0, 8], ids=["forked on request", "forked ahead"])
+def spares(request):
+    """How many processes the template forks ahead, and keeps."""
+    fastfork.get_context(spares=request.param, spare_quiet=600)
+    yield request.param
+    fastfork.get_context(spares=2, spare_quiet=1)
+
+
+def start_in_turn(processes, spares):
+    """Start processes, each of which finds a spare where there are to be any; return how many of them were spares."""
+    served = 0
+    for process in processes:
+        if spares and fastfork.server_status().spares == 0:
+            have_spares(fastfork.get_context())
+        served += spares_taken_by(process.start)
+    return served
+
+
+def spares_taken_by(start):
+    before = fastfork.server_status().spare_starts
+    start()
+    return fastfork.server_status().spare_starts - before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_exit_codes_by_every_way_of_birth(ctx, spares, way):
+    expected = {**ENDS, **SIGNALS}
+    processes = {
+        how: ctx.Process(target=target, args=arguments, **WAYS[way])
+        for how, (_, target, *arguments) in expected.items()
+    }
+    for process in processes.values() if way == "with what comes through a pipe" else ():
+        process.much = MUCH  # it travels with the process's other attributes
+    if spares:
+        have_spares(ctx, spares)
+    if way == "all at once":
+        served = spares_taken_by(lambda: fastfork.start_all(processes.values()))
+        assert served >= spares
+        assert spares or not served
+    else:
+        assert start_in_turn(processes.values(), spares) == (len(processes) if spares else 0)
+    assert {how: joined(process) for how, process in processes.items()} == {
+        how: end[0] for how, end in expected.items()
+    }
 
 
 COMPARED = f"""
@@ -154,6 +255,7 @@ import multiprocessing, sys
 
 sys.path.insert(0, {str(Path(ends.__file__).parents[1])!r})
 import fastfork
+from fastfork import popen
 from support import ends
 
 if __name__ == "__main__":
@@ -222,8 +324,9 @@ def test_os_exit_in_an_import(server, tmp_path, monkeypatch):
         ([signal.SIGTERM, signal.SIGCONT], -signal.SIGTERM),
     ],
 )
-def test_a_stopped_child_lives_until_it_goes_on_or_is_killed(server, numbers, expected):
-    process = server.start(ends.stop_self_and_leave, 3)
+@pytest.mark.parametrize("stopping", STOPPING)
+def test_a_stopped_child_lives_until_it_goes_on_or_is_killed(server, stopping, numbers, expected):
+    process = server.start(ends.stop_self_and_leave, stopping, 3)
     wait_until(lambda: state_of(process.pid) == "T")
     assert process.is_alive()
     assert wait([process.sentinel], 0.05) == []
@@ -297,22 +400,43 @@ def test_a_child_without_descriptors_that_starts_a_process_gets_a_clear_error(se
 # ---- results that cannot travel ----
 
 
+UNLOADABLE = {
+    "an exception that cannot be pickled": (MaybeEncodingError, ends.raise_unloadable),
+    "an exception that cannot be printed": (ends.UnprintableError, ends.raise_one, ends.UnprintableError),
+    "a result that cannot be pickled": (MaybeEncodingError, ends.return_unloadable),
+}
+"""What the caller of a pool is told, target and arguments by what cannot travel."""
+
+
+def pids_of(pool):
+    return {process.pid for process in pool._pool}
+
+
 @pytest.mark.fault("A result cannot be pickled")
-@pytest.mark.parametrize("target", [ends.raise_unloadable, ends.raise_one])
-def test_a_pool_outlives_exceptions_that_cannot_be_pickled_or_printed(server, target):
-    arguments = (ends.UnprintableError,) if target is ends.raise_one else ()
+@pytest.mark.parametrize("what", UNLOADABLE)
+def test_a_pool_outlives_results_that_cannot_be_pickled_or_printed(server, what):
+    told, target, *arguments = UNLOADABLE[what]
     with server.context.Pool(2) as pool:
+        before = pids_of(pool)
         for _ in range(4):
-            with contextlib.suppress(Exception):
+            with pytest.raises(told):
                 pool.apply_async(target, arguments).get(DEADLINE)
         assert pool.apply_async(targets.square, (7,)).get(DEADLINE) == 49
+        assert pids_of(pool) == before
         pool.close()
         pool.join()
 
 
-def test_an_executor_outlives_exceptions_that_cannot_be_pickled(server):
+@pytest.mark.fault("A result cannot be pickled")
+@pytest.mark.parametrize("what", UNLOADABLE)
+def test_an_executor_outlives_results_that_cannot_be_pickled_or_printed(server, what):
+    _, target, *arguments = UNLOADABLE[what]
+    told = ends.UnprintableError if target is ends.raise_one else (TypeError, PicklingError)
     with ProcessPoolExecutor(2, mp_context=server.context) as executor:
-        futures = [executor.submit(ends.raise_unloadable) for _ in range(4)]
+        futures = [executor.submit(target, *arguments) for _ in range(4)]
         for future in futures:
-            assert future.exception(DEADLINE) is not None
+            with pytest.raises(told):
+                future.result(DEADLINE)
+        before = set(executor._processes)
         assert executor.submit(targets.square, 7).result(DEADLINE) == 49
+        assert set(executor._processes) == before

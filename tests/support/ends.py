@@ -15,7 +15,7 @@ import threading
 import time
 from multiprocessing import util
 
-from .targets import leave, wait_for_a_signal, wait_for_end_of
+from .targets import leave, leave_after, wait_for_a_signal, wait_for_end_of
 
 
 def without_core() -> None:
@@ -46,9 +46,25 @@ def abort():
     os.abort()
 
 
-def stop_self_and_leave(code):
-    os.kill(os.getpid(), signal.SIGSTOP)
+def stop_self_and_leave(number, code):
+    """Stop by a signal, and leave once it goes on.
+
+    In a group of its own: what a terminal stops by stops no group that has no parent in its session to let it go on.
+    """
+    os.setpgid(0, 0)
+    os.kill(os.getpid(), number)
     sys.exit(code)
+
+
+def signal_self_and_leave(number, code):
+    os.kill(os.getpid(), number)
+    sys.exit(code)
+
+
+def say_and_leave_after(ready, connection, code):
+    """Release a semaphore, and leave with the code once the other end of the pipe is closed."""
+    ready.release()
+    leave_after(connection, code)
 
 
 # ---- os._exit() ----
@@ -141,6 +157,10 @@ def raise_one(kind):
 
 def raise_unloadable():
     raise UnpicklableError(threading.Lock())
+
+
+def return_unloadable():
+    return threading.Lock()
 
 
 def recurse():
