@@ -28,8 +28,12 @@ THREADS = 8
 # ---- threads ----
 
 
+class WrongCodeError(Exception):
+    """A thread has seen an exit code that the process cannot have."""
+
+
 class Shared:
-    """A process that threads share, and how it may end."""
+    """A process that threads share, how it may end, and the exit codes that they have seen."""
 
     def __init__(self, server, receiver, number):
         self.code = number % 100
@@ -37,6 +41,7 @@ class Shared:
         target = (targets.leave_after, receiver) if self.waits else (targets.leave,)
         self.process = server.context.Process(target=target[0], args=(*target[1:], self.code))
         self.signals = set()
+        self.seen = set()
         self.is_closed = False
         self.process.start()
 
@@ -62,26 +67,36 @@ class Shared:
     def join(self):
         if self.signals or not self.waits:
             self.process.join(DEADLINE)
-            self.check(self.process.exitcode)
+            self.look()
 
     def join_for_a_moment(self):
         self.process.join(0.001)
 
     def poll(self):
         if not self.process.is_alive():
-            self.check(self.process.exitcode)
+            self.look()
 
     def wait(self):
         if wait([self.process.sentinel], 0.001) and not self.is_closed:
-            self.check(self.process.exitcode)
+            self.look()
+
+    def look(self):
+        """Look at the exit code of the process, which has ended; none is known amid another thread's close()."""
+        code = self.process.exitcode
+        if code is not None or not self.is_closed:
+            self.check(code)
 
     def close(self):
-        if self.process.exitcode is not None:
+        code = self.process.exitcode
+        if code is not None:
+            self.check(code)
             self.is_closed = True
             self.process.close()
 
     def check(self, code):
-        assert code in self.possible_codes(), (code, self.possible_codes())
+        if code not in self.possible_codes():
+            raise WrongCodeError(code, self.possible_codes())
+        self.seen.add(code)
 
     def finish(self):
         if not self.is_closed:
@@ -89,6 +104,7 @@ class Shared:
                 self.terminate()
             self.join()
             self.process.close()
+        assert len(self.seen) == 1, self.seen
 
 
 CHOICES = {"terminate": 2, "kill": 1, "join": 6, "join_for_a_moment": 6, "poll": 10, "wait": 6, "close": 2}
@@ -96,7 +112,7 @@ CHOICES = {"terminate": 2, "kill": 1, "join": 6, "join_for_a_moment": 6, "poll":
 
 @pytest.mark.fault("Eight threads share processes")
 def test_threads_that_do_everything_to_shared_processes(server):
-    """Each exit code that any thread sees is one that the process can have."""
+    """Each exit code that any thread sees is one that the process can have, and all see the same one."""
     receiver, sender = server.context.Pipe(duplex=False)
     numbers = iter(range(1 << 30))
     shared = [Shared(server, receiver, next(numbers)) for _ in range(12)]
@@ -145,7 +161,7 @@ def test_threads_that_all_join_each_process(server):
 
 
 SHUTDOWN = """
-import atexit, multiprocessing, os, sys, threading, time, weakref
+import atexit, multiprocessing, os, sys, threading, weakref
 from multiprocessing import util
 
 import fastfork
@@ -164,15 +180,18 @@ class RunsWhenDropped:
     def __del__(self, run=run):
         run()
 
-def keep_running():
+def keep_running(runs):
     for _ in range(100000):
         process = context.Process(target=os._exit, args=(3,))
         process.start()
         process.join()
+        runs.set()
 
 def in_daemon_thread():
-    threading.Thread(target=keep_running, daemon=True).start()
-    time.sleep(0.1)
+    runs = threading.Event()
+    threading.Thread(target=keep_running, args=(runs,), daemon=True).start()
+    if runs.wait(60):
+        os.write(1, b"runs\\n")
 
 def in_thread():
     def wait_and_run():
@@ -235,8 +254,10 @@ def test_a_start_while_the_interpreter_shuts_down_works_or_says_why_not(server, 
 @pytest.mark.parametrize("when", ["running", "first"])
 def test_a_daemon_thread_that_starts_processes_does_not_hold_up_the_end(server, programs, when):
     path = programs.write("program.py", SHUTDOWN)
-    for _ in range(2):
+    for _ in range(5):
         outcome = programs.python(str(path), METHODS[server.kind], "daemon_thread", when)
+        assert outcome.stderr == ""
+        assert outcome.lines == ["works"] * (when == "running") + ["runs"]
         assert outcome.status == 0
 
 
