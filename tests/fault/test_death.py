@@ -200,6 +200,7 @@ def test_a_server_that_is_stopped_goes_on_where_it_was(server, live):
         for code in range(5):
             stop(before)
             starts = [pool.submit(server.start, targets.leave, code + i) for i in range(4)]
+            wait_until(lambda: has_asked(server))
             os.kill(before, signal.SIGCONT)
             assert [joined(started.result(DEADLINE)) for started in starts] == [code + i for i in range(4)]
     stop(before)
@@ -388,6 +389,90 @@ def test_a_server_that_dies_as_it_forks_leaves_its_client_with_one_clear_error(t
     second = ctx.Process(target=targets.leave, args=(4,))
     second.start()
     assert joined(second) == 4
+
+
+# ---- the server, at each of its own steps ----
+
+
+DISTURBING = [signal.SIGINT, signal.SIGCONT]
+"""Signals by which a server that is stopped goes on as it was."""
+
+
+STARTING = ["fork", *(["pidfd_open"] if _native.has_pidfds() else []), "sendmsg"]
+"""What the server calls from the request to the answer."""
+
+
+@pytest.fixture
+def without_spares():
+    """Have each request served by a fork."""
+    fastfork.get_context(spares=0)
+    yield
+    fastfork.get_context(spares=2)
+
+
+@contextlib.contextmanager
+def stopped_at(call, faults, server):
+    """Have the server stop before it makes a call, which is what is done within."""
+    with faults.stop(call, pid=server.pid, caller=CORE) as fault:
+        yield
+        wait_until(lambda: fault.failed and state_of(server.pid) == "T")
+
+
+def disturb(pid, number):
+    """Send a server that is stopped a signal, and have it go on, if it still can: whether it has died."""
+    if number in KILLING:
+        end(pid, number)
+        return True
+    os.kill(pid, number)
+    os.kill(pid, signal.SIGCONT)
+    return False
+
+
+@pytest.mark.parametrize("call", STARTING)
+@pytest.mark.parametrize("number", [*KILLING, *DISTURBING])
+def test_a_server_to_which_something_happens_as_it_starts_a_child(
+    without_spares, faults, server, live, number, call
+):
+    """It has read the request: whoever gets no answer cannot know whether there is a child, and is told so."""
+    process = server.context.Process(target=targets.leave, args=(7,))
+    with ThreadPoolExecutor(1) as pool:
+        with stopped_at(call, faults, server):
+            starting = pool.submit(process.start)
+        died = disturb(server.pid, number)
+        error = starting.exception(DEADLINE)
+    if died:
+        assert isinstance(error, BrokenPipeError)
+        assert "may or may not" in str(error)
+    else:
+        assert error is None
+        assert joined(process) == 7
+    live.check(server_died=died)
+    server.check_starts(2)
+
+
+@pytest.mark.parametrize("call", ["waitpid", "sendmsg"])
+@pytest.mark.parametrize("number", [*KILLING, *DISTURBING])
+def test_a_server_to_which_something_happens_as_it_reports_a_death(
+    without_spares, faults, server, live, number, call
+):
+    """Nobody but the kernel knows how the child ended once the server has reaped it and has not said so."""
+    receiver, sender = server.context.Pipe(duplex=False)
+    process = server.start(targets.leave_after, receiver, 7)
+    receiver.close()
+    with stopped_at(call, faults, server):
+        sender.close()
+    assert state_of_or_none(process.pid) == ("Z" if call == "waitpid" else None)
+    died = disturb(server.pid, number)
+    told = not died or kernel_tells_exit_codes()
+    assert joined(process) in ({7} if told else {7, client.EXIT_CODE_LOST})
+    live.check(server_died=died)
+    server.check_starts(2)
+
+
+def state_of_or_none(pid):
+    with contextlib.suppress(OSError):
+        return state_of(pid)
+    return None
 
 
 # ---- the server, while a process has the request and has not been heard of ----
