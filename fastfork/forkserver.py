@@ -424,7 +424,10 @@ class ForkServer:
 
         module = launched.module_being_preloaded()
         last = "" if module is None else f"; the last module that it began to preload was {module!r}"
-        self._forget_unserved()
+        if launched.is_successor:  # others go on from there to the next one
+            self._forget()
+        else:
+            self._forget_unserved()
         code = launched.process.exit_code
         return ServerGoneError(
             errno.ECONNRESET, f"the fork server died before it served (exit code {code}{last})"

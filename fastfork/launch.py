@@ -46,13 +46,24 @@ class LaunchedTemplate:
         The template's process, a child of this one.
     alive_fd:
         The write end of the pipe whose end tells the template that its last client has gone.
+    is_successor:
+        Whether it is where others look for it.
     remove_address:
         Removes the socket of a template that has died, once.
 
     """
 
-    def __init__(self, process: ChildProcess, config: TemplateConfig, alive_fd: int, report_fd: int) -> None:
+    def __init__(
+        self,
+        process: ChildProcess,
+        config: TemplateConfig,
+        alive_fd: int,
+        report_fd: int,
+        *,
+        is_successor: bool = False,
+    ) -> None:
         self.process = process
+        self.is_successor = is_successor
         self.address = config.address
         self.authkey = config.authkey
         self.alive_fd = alive_fd
@@ -166,7 +177,7 @@ def launch(config: TemplateConfig, place: Place | None = None) -> LaunchedTempla
         on_failure.callback(process.wait, None)
         on_failure.callback(process.kill)
         _write_all(config_w, description)
-        launched = LaunchedTemplate(process, config, alive_w, report_r)
+        launched = LaunchedTemplate(process, config, alive_w, report_r, is_successor=place is not None)
         on_failure.pop_all()
     os.close(config_w)
     return launched

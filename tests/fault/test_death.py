@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
 import signal
 import socket
@@ -655,6 +656,128 @@ def test_many_threads_of_many_processes_that_find_their_server_dead_have_one_oth
     outcome = programs.run(MANY, who)
     told = "9 9 9 9 9" if kernel_tells_exit_codes() else "255 255 255 255 255"
     assert outcome.lines == [f"1 {told}"]
+
+
+CHURN = """
+import collections, os, random, resource, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fastfork
+from fastfork import forkserver
+
+PROCESSES, THREADS = 5, 4
+DEADLINE = 60
+
+
+def outcome_of_start(code):
+    process = context.Process(target=os._exit, args=(code,))
+    try:
+        process.start()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    process.join(DEADLINE)
+    ended = process.exitcode
+    process.close()
+    return "right" if ended == code else f"{ended} for {code}"
+
+
+def start_in_a_loop(over):
+    outcomes = collections.Counter()
+    while not over.is_set():
+        outcomes[outcome_of_start(sum(outcomes.values()) % 100)] += 1
+    outcomes["at last " + outcome_of_start(7)] += 1
+    return outcomes
+
+
+def tell_known(known):
+    while True:
+        known.value = (forkserver._forkserver._forkserver_address or "").encode()
+        time.sleep(0.002)
+
+
+def work(known, answers, over, end):
+    threading.Thread(target=tell_known, args=(known,), daemon=True).start()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for outcomes in pool.map(start_in_a_loop, [over] * THREADS):
+            answers.put(outcomes)
+    end.wait()
+
+
+def launched():
+    return [int(pid) for pid in Path("launched").read_text().split()]
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, launched()
+        time.sleep(0.002)
+
+
+def kill_again_and_again(numbers, known, pauses):
+    for kills, number in enumerate(numbers):
+        before = known[0].value
+        time.sleep(pauses.uniform(0, 0.5))
+        pid = launched()[kills]
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        os.kill(pid, number)
+        # Whoever has not heard of the next one before that dies, too, would make it once more.
+        wait_until(lambda: {one.value for one in known}.isdisjoint([before, b""]) and len(launched()) > kills + 1)
+        assert len({one.value for one in known}) == 1
+
+
+context = fastfork.get_context()
+
+if __name__ == "__main__":
+    context.set_forkserver_preload(["__main__", "counted"])
+    numbers = [int(number) for number in sys.argv[2:]]
+    answers, over, end = context.SimpleQueue(), context.Event(), context.Event()
+    known = [context.RawArray("c", 200) for _ in range(PROCESSES)]
+    workers = [context.Process(target=work, args=(one, answers, over, end)) for one in known]
+    for worker in workers:
+        worker.start()
+    try:
+        wait_until(lambda: all(one.value for one in known))
+        kill_again_and_again(numbers, known, random.Random(int(sys.argv[1])))
+    finally:
+        over.set()
+        outcomes = sum((answers.get() for _ in range(PROCESSES * THREADS)), collections.Counter())
+        end.set()
+        for worker in workers:
+            worker.join()
+    print(len(launched()) - len(numbers))
+    for outcome in outcomes:
+        print(outcome)
+"""
+
+CHURNED = [number for number in KILLING for _ in range(3)]
+
+SAID_OF_DEATHS = (
+    "BrokenPipeError: [Errno 32] the fork server died before it answered: the process may or may not",
+    "ServerGoneError: [Errno 32] the fork server went away",  # and so did those that were asked then
+    "ServerGoneError: [Errno 104] the fork server went away",
+    "ServerGoneError: [Errno 104] the fork server died",
+)
+"""How the errors of starts begin that the death of a server may have."""
+
+
+def test_a_server_that_is_killed_amid_many_starts_has_one_successor_each_time(programs):
+    """From all processes that find it dead at any moment, some of which it is about to answer."""
+    programs.write(
+        "counted.py",
+        f"import os\npath = {str(programs.folder / 'launched')!r}\n"
+        "with open(path, 'a') as file: file.write(str(os.getpid()) + chr(10))\n",
+    )
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    outcome = programs.run(CHURN, str(seed), *(str(int(number)) for number in CHURNED))
+    launches_but_for_kills, *outcomes = outcome.lines
+    assert launches_but_for_kills == "1"
+    assert {"right", "at last right"} <= set(outcomes)
+    lost = () if kernel_tells_exit_codes() else (f"{client.EXIT_CODE_LOST} for ",)
+    for told in set(outcomes) - {"right", "at last right"}:
+        assert told.startswith((*SAID_OF_DEATHS, *lost)), told
 
 
 # ---- the client ----

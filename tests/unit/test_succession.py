@@ -17,7 +17,7 @@ from multiprocessing import process
 
 import pytest
 from support import raw, targets, trees
-from support.processes import DEADLINE, children_of, is_alive, wait_until
+from support.processes import DEADLINE, children_of, is_alive, state_of, wait_until
 
 import fastfork
 from fastfork import address, forkserver, succession
@@ -265,6 +265,30 @@ def test_one_that_died_of_its_preload_is_launched_as_the_program_is_by_then(temp
     (tmp_path / "found_later.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert raw.run(targets.nothing) == 0
+
+
+def test_a_successor_that_is_killed_amid_its_preload_has_one_where_all_look_for_it(
+    template, tmp_path, monkeypatch
+):
+    """Others wait for it there; whoever has launched it is not to launch another one beside that of the others."""
+    hold = tmp_path / "hold"
+    (tmp_path / "held.py").write_text(
+        f"import os, signal\nif os.path.exists({str(hold)!r}): os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    template.set_forkserver_preload(["held"])
+    assert raw.run(targets.nothing) == 0
+    before, _ = kill(template)
+    hold.touch()
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(raw.run, abs, 7)
+        wait_until(lambda: template._forkserver_address not in (None, before))
+        wait_until(lambda: state_of(template._forkserver_pid) == "T")
+        hold.unlink()
+        where, key = kill(template)
+        assert started.result(DEADLINE) == 7
+    joined = succession.find(where, key)
+    assert (joined.address, joined.is_claimed()) == (template._forkserver_address, False)
 
 
 def test_after_stop_there_is_no_successor(template):
