@@ -203,6 +203,9 @@ WAYS = {
 
 MUCH = bytes(2 * popen.MAX_INLINE_PAYLOAD)
 
+NEARLY_ALL = 0.9
+"""How many are served by spares where there is one for each: the request to one that is slow to begin is for a fork."""
+
 
 @pytest.fixture(params=[0, 8], ids=["forked on request", "forked ahead"])
 def spares(request):
@@ -241,10 +244,10 @@ def test_exit_codes_by_every_way_of_birth(ctx, spares, way):
         have_spares(ctx, spares)
     if way == "all at once":
         served = spares_taken_by(lambda: fastfork.start_all(processes.values()))
-        assert served >= spares
-        assert spares or not served
+        assert (served > 0) == (spares > 0)
     else:
-        assert start_in_turn(processes.values(), spares) == (len(processes) if spares else 0)
+        served = start_in_turn(processes.values(), spares)
+        assert served >= NEARLY_ALL * len(processes) if spares else served == 0
     assert {how: joined(process) for how, process in processes.items()} == {
         how: end[0] for how, end in expected.items()
     }
