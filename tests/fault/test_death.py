@@ -11,10 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from fcntl import ioctl
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -37,6 +35,7 @@ import fastfork
 from fastfork import _native, auth, client, forkserver, lean
 
 from .interposing import CORE
+from .wire import unread_bytes
 
 KILLING = [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGHUP]
 """Signals that end a server."""
@@ -177,11 +176,6 @@ def has_asked(server):
     if server.kind == "fastfork":
         return unread_bytes(server._module._forkserver._connection._sock) > 0
     return Path("/proc/net/unix").read_text().count(f" {server.address}\n") > 1  # and not just the listener
-
-
-def unread_bytes(sock):
-    """Return how many of the bytes that were sent on a socket the other end has not taken yet."""
-    return int.from_bytes(ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 @pytest.mark.fault("The server gets SIGINT")

@@ -17,7 +17,11 @@ from support import targets
 from support.control_groups import control_group, hierarchies
 from support.processes import DEADLINE, PROC, descriptors, wait_until
 
+import fastfork
+from fastfork import _native
+
 from .other_client import OtherClient
+from .wire import Request, send_with_fds, unread_bytes, work
 
 
 @contextlib.contextmanager
@@ -116,6 +120,62 @@ def exit_code_or_error(server, argument):
         return error.errno
     process.join(DEADLINE)
     return process.exitcode
+
+
+LARGEST = bytes(1 << 16)
+"""The payload of a request that has the most."""
+
+HALF = len(LARGEST) // 2
+
+CROWD = 200
+"""Clients that stall amid such a request: there is less memory than they would take."""
+
+MORE = 8
+"""Clients that do so when there is none."""
+
+
+def test_requests_for_which_the_server_has_no_memory(server):
+    """Who asks when there is none is told so, and so is who was amid a request; who had been given some is served."""
+    assert fastfork.server_status().failures == {}
+    with contextlib.ExitStack() as stack:
+        request = stack.enter_context(Request(server, work(5) + LARGEST[len(work(5)) :]))
+        crowd = [server.authenticate(stack.enter_context(server.connect())) for _ in range(CROWD)]
+        with limited(server.pid, resource.RLIMIT_AS, 0):
+            amid = stall_until_refused(server, request, crowd)
+            refused = fastfork.server_status().failures
+        for sock in amid:
+            sock.sendall(request.bytes[HALF:])
+        answers = [answer_to(request, sock) for sock in amid]
+        assert set(answers) == {5, errno.ENOMEM}
+        assert refused == {"ENOMEM": 1}
+        assert fastfork.server_status().failures == {"ENOMEM": 1 + answers.count(errno.ENOMEM)}
+        server.check_starts(2)
+
+
+def stall_until_refused(server, request, crowd):
+    """Have one client after another stall amid its request, until there is no memory, and some more: return them."""
+    stalled = 0
+    while exit_code_or_error(server, LARGEST[:60_000]) != errno.ENOMEM:
+        stalled += 1
+        assert stalled < CROWD - MORE, "the server has memory for all"
+        stall(request, crowd[stalled - 1])
+    for sock in crowd[stalled : stalled + MORE]:
+        stall(request, sock)
+    return crowd[: stalled + MORE]
+
+
+def stall(request, sock):
+    send_with_fds(sock, request.bytes[:HALF], request.fds)
+    wait_until(lambda: unread_bytes(sock) == 0)
+
+
+def answer_to(request, sock):
+    """Return the exit code of the child, or the errno of why there is none."""
+    answer = _native.receive_frame(sock.fileno(), DEADLINE)
+    assert answer.id == request.id
+    if answer.type == _native.FRAME_STARTED:
+        answer = _native.receive_frame(sock.fileno(), DEADLINE)
+    return answer.value
 
 
 @pytest.fixture
@@ -379,6 +439,44 @@ if __name__ == "__main__":
 """
 )
 
+NO_ROOM_ANYWHERE = (
+    START
+    + """
+import tempfile
+
+BASES = [path for path in (os.getcwd(), "/tmp", "/var/tmp", "/usr/tmp", "/dev/shm") if os.path.isdir(path)]
+
+
+def stop_and_forget():
+    fastfork.forkserver._forkserver._stop()
+    tempfile.tempdir = None
+
+
+def fill():
+    for base in BASES:
+        mount("-t", "tmpfs", "-o", "nr_inodes=1", "none", base)
+        if base == BASES[0]:
+            os.chdir(base)  # to where it is mounted now, and before another mount hides that
+
+
+def empty():
+    os.chdir("/")
+    for base in reversed(BASES):
+        subprocess.run(["umount", base], check=True)
+    os.chdir(BASES[0])
+
+
+if __name__ == "__main__":
+    print(start(3))  # which imports what a mount may hide
+    for forget in (fastfork.forkserver._forkserver._stop, stop_and_forget):
+        forget()
+        fill()
+        outcome = start(3), start(3)
+        empty()
+        print(*outcome, start(3))
+"""
+)
+
 FULL_TEMPORARY_DIRECTORY = (
     START
     + """
@@ -420,8 +518,17 @@ def test_read_only_temporary_directories(server, mounting, programs):
     outcome = programs.command(*mounting, sys.executable, str(path), server.kind, environment=environment)
     assert outcome.stderr == ""
     first, *rest = outcome.lines
-    assert first in ("EROFS", "ENOENT")
+    assert first in (["EROFS"] if server.kind == "fastfork" else ["EROFS", "ENOENT"])
     assert rest == ["3", "3 4"]
+
+
+def test_no_room_in_any_temporary_directory(mounting, programs):
+    """There is no place for a socket, whether or not it is known by then where there was one."""
+    path = programs.write("program.py", NO_ROOM_ANYWHERE)
+    environment = {"XDG_RUNTIME_DIR": None, "TMPDIR": None, "PYTHONDONTWRITEBYTECODE": "1"}
+    outcome = programs.command(*mounting, sys.executable, str(path), "fastfork", environment=environment)
+    assert outcome.stderr == ""
+    assert outcome.lines == ["3"] + ["ENOSPC ENOSPC 3"] * 2
 
 
 def test_full_temporary_directory(mounting, programs):

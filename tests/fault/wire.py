@@ -8,6 +8,9 @@ import pickle
 import select
 import socket
 import struct
+import sys
+import termios
+from fcntl import ioctl
 from multiprocessing.forkserver import read_signed
 from typing import NamedTuple
 
@@ -146,6 +149,11 @@ def send_with_fds(sock, data, fds):
     rest = data[socket.send_fds(sock, [data], fds) :]
     if rest:
         sock.sendall(rest)
+
+
+def unread_bytes(sock):
+    """Return how many of the bytes that were sent on a socket the other end has not taken yet."""
+    return int.from_bytes(ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 class EnoughSaidError(Exception):
