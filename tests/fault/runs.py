@@ -67,7 +67,8 @@ class Suite:
     """How many tests at once ended."""
 
     passed: int
-    skipped: int
+    skips: dict[str, str]
+    """Why, by the name of each test that was skipped."""
     failures: dict[str, str]
     """What was wrong, by the name of each test that failed; by an empty name, with the run itself."""
     seconds: float
@@ -77,6 +78,11 @@ class Suite:
     def is_good(self) -> bool:
         """Whether there were tests, and nothing went wrong."""
         return self.passed > 0 and not self.failures
+
+    @property
+    def skipped(self) -> int:
+        """How many tests were skipped."""
+        return len(self.skips)
 
 
 class Runner:
@@ -237,19 +243,23 @@ def judge(report: Path) -> str:
 def judge_suite(report: Path, is_over: bool, seconds: float, log: str) -> Suite:
     """Return what pytest's report (JUnit's XML) says of all of its tests."""
     if not is_over:
-        return Suite(0, 0, {"": HANGS}, seconds, log)
+        return Suite(0, {}, {"": HANGS}, seconds, log)
     try:
         cases = list(ET.parse(report).iter("testcase"))
     except (OSError, ET.ParseError):
-        return Suite(0, 0, {"": "the client died"}, seconds, log)
-    failures = {
+        return Suite(0, {}, {"": "the client died"}, seconds, log)
+    failures, skips = _messages(cases, "failure", "error"), _messages(cases, "skipped")
+    return Suite(len(cases) - len(skips) - len(failures), skips, failures, seconds, log)
+
+
+def _messages(cases: Sequence[ET.Element], *tags: str) -> dict[str, str]:
+    """Return what pytest says, under these tags, of the tests that it says it of, by their names."""
+    return {
         f"{case.get('classname')}::{case.get('name')}": child.get("message", "")
         for case in cases
         for child in case
-        if child.tag in ("failure", "error")
+        if child.tag in tags
     }
-    skipped = sum(child.tag == "skipped" for case in cases for child in case)
-    return Suite(len(cases) - skipped - len(failures), skipped, failures, seconds, log)
 
 
 def word_for(message: str) -> str:

@@ -121,6 +121,37 @@ def test_runs_side_by_side_are_summed_up(folder, monkeypatch, capsys, tmp_path, 
     assert len(list(logs.iterdir())) == 3 - good
 
 
+SKIPS = """
+import pytest
+
+def test_that_holds():
+    pass
+
+def test_that_lacks_something():
+    pytest.skip("there is no such thing here")
+"""
+
+
+@pytest.mark.parametrize(("options", "status", "good"), [([], 0, 2), (["--no-skips"], 1, 0)])
+def test_a_run_with_skipped_tests_is_good_unless_there_are_to_be_none(
+    folder, monkeypatch, capsys, tmp_path, options, status, good
+):
+    (folder / "test_skips.py").write_text(SKIPS)
+    monkeypatch.setattr(repeat, "ROOT", folder)
+    monkeypatch.setattr(repeat.signal, "signal", lambda *_: None)
+    logs = tmp_path / "logs"
+    options = [*options, "--times", "2", "--at-once", "1", "--logs", os.fspath(logs), "test_skips.py"]
+    assert repeat.main(options) == status
+    captured = capsys.readouterr()
+    out = captured.out.splitlines()
+    assert out[0] == f"2 runs, {good} of them without a failure"
+    assert out[1] == "2 passed, 2 skipped, 0 failed"
+    skip = "test_skips::test_that_lacks_something"
+    assert (f"    2 times skipped: {skip}" in out) == bool(status)
+    assert (f"    {skip} was skipped: there is no such thing here" in captured.err) == bool(status)
+    assert len(list(logs.iterdir())) == 2 - good
+
+
 def test_what_hangs_is_ended_with_all_that_it_has_started(folder):
     outcome = Runner(sys.executable, folder, 10).run("title", "test_faults.py::test_that_hangs", "stdlib")
     assert (outcome.word, outcome.is_good) == (HANGS, False)
