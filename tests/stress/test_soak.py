@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import signal
@@ -12,12 +13,26 @@ from pathlib import Path
 import pytest
 from stress.soak import account as accounts
 from stress.soak.account import Account
+from stress.soak.faults import Faults
 from stress.soak.options import UNFIT_ERRNO
-from stress.soak.watch import FEWEST_SAMPLES, LONGEST_ZOMBIE, WARM_UP, Life, Sample, Watch
+from stress.soak.watch import (
+    FEWEST_SAMPLES,
+    LONGEST_ZOMBIE,
+    MOST_GROWTH_WHILE_IDLE,
+    WARM_UP,
+    Idle,
+    Life,
+    Sample,
+    Watch,
+    changes,
+)
 
 ROOT = Path(__file__).parents[2]
 STARTS = 400
 MINUTES = 0.3
+LEAST_SHARE = 0.2
+"""The part of all starts that the template serves which nothing is done to; it has half of the clients."""
+
 LIMIT = 600  # seconds; only a failure takes as long
 
 
@@ -37,6 +52,11 @@ def test_a_short_soak(tmp_path):
     assert figures["starts"] >= STARTS
     assert figures["right"] + sum(figures["explained"].values()) == figures["starts"]
     assert [fault for fault, times in figures["faults"].items() if times == 0] == []
+    before, after = figures["steady"]["before"], figures["steady"]["after"]
+    assert after["starts"] - before["starts"] >= figures["starts"] * LEAST_SHARE
+    assert (after["children"], after["descriptors"]) == (0, before["descriptors"])
+    for kind, limit in MOST_GROWTH_WHILE_IDLE.items():
+        assert after[kind] - before[kind] <= limit
 
 
 # ---- the account ----
@@ -113,6 +133,16 @@ def test_an_error_is_explained_by_a_fault_that_may_cause_it(account, number, kin
     assert len(account.problems) == (not is_explained)
 
 
+@pytest.mark.parametrize(("client", "is_explained"), [("c1-0", False), ("c1-0.3", False), ("c2-0", True)])
+def test_no_fault_of_another_template_explains_an_error_of_the_one_that_nothing_is_done_to(
+    account, client, is_explained
+):
+    account.undisturbed.add("c1")
+    account.fault(accounts.TEMPLATE_KILLED, 10.5).end = 10.7
+    account.take(["error", start(account, client=client), "OSError()", errno.EPIPE, 11.0])
+    assert len(account.problems) == (not is_explained)
+
+
 def test_what_is_open_at_the_end_was_lost_with_its_client_or_is_a_problem(account):
     start(account, client="c1-0")
     start(account, client="c1-0.1")  # of a child of that client
@@ -176,3 +206,72 @@ def test_a_zombie_that_stays_is_seen_where_its_template_could_have_reaped_it(tmp
         watch.forget_zombies()
     watch._note_zombies(life, {5}, LONGEST_ZOMBIE + 1)
     assert len(watch.problems) == (not pauses)
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({}, None),
+        ({"pid": 2}, "the steady template is 2 and not 1"),
+        ({"children": 1}, "the idle template has 1 children"),
+        ({"descriptors": 14}, "the idle template has 14 descriptors and not 13"),
+        ({"descriptors": 12}, "the idle template has 12 descriptors and not 13"),
+        (MOST_GROWTH_WHILE_IDLE, None),
+        ({"resident": MOST_GROWTH_WHILE_IDLE["resident"] + 1}, "bytes of resident memory more"),
+        ({"private": MOST_GROWTH_WHILE_IDLE["private"] + 1}, "bytes of private memory more"),
+    ],
+)
+def test_what_is_left_of_a_run_in_the_steady_template_is_seen(changed, problem):
+    first = Sample(0.0, 13, 0, 0, 0)
+    last = first._replace(**{name: value for name, value in changed.items() if name != "pid"})
+    problems = changes(Idle(1, 30, first), Idle(changed.get("pid", 1), 60, last))
+    assert len(problems) == (problem is not None)
+    assert problem is None or problem in problems[0]
+
+
+# ---- the faults ----
+
+TEMPLATE_FAULTS = ("kill", "stop", "limit")
+
+
+@pytest.fixture
+def template():
+    """A process that stands for a template."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        yield process
+        process.kill()
+
+
+def faults_of(account, watch, *, is_ending=False):
+    return Faults(
+        account,
+        watch,
+        list,
+        seed=1,
+        seconds=1200.0,
+        keeps_connections=False,
+        is_ending=lambda: is_ending,
+    )
+
+
+@pytest.mark.parametrize("fault", TEMPLATE_FAULTS)
+@pytest.mark.parametrize("is_steady", [False, True])
+def test_nothing_is_done_to_the_steady_template(tmp_path, account, template, monkeypatch, fault, is_steady):
+    watch = Watch(tmp_path, clients=1)
+    monkeypatch.setattr(watch, "templates", lambda: [template.pid])
+    watch.steady = template.pid if is_steady else None
+    faults = faults_of(account, watch)
+    with contextlib.suppress(IndexError):  # there is no other to choose
+        getattr(faults, f"_{fault}_template")()
+    faults.end()
+    assert sum(account.faults.values()) == (not is_steady)
+
+
+@pytest.mark.parametrize("is_ending", [False, True])
+def test_no_template_is_killed_while_the_run_is_about_to_end(
+    tmp_path, account, template, monkeypatch, is_ending
+):
+    watch = Watch(tmp_path, clients=1)
+    monkeypatch.setattr(watch, "templates", lambda: [template.pid])
+    faults_of(account, watch, is_ending=is_ending)._kill_template()
+    assert sum(account.faults.values()) == (not is_ending)

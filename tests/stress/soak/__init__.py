@@ -8,7 +8,10 @@ Each start is written down before it is made, together with the exit code that i
 A start is accounted for when its exit code is right, or when a fault that happened at that very time explains what
 came instead: a child that was killed, a client that was killed with its starts, an `OSError` with an errno that the
 fault may cause. Everything else is a problem, and so are a template that grows, and anything that is left at the end:
-a process, a zombie, a file.
+a process, a file.
+
+Templates are killed, stopped and limited, but for one: the steady one has half of the clients, whatever becomes of
+them, and has to be at the end what it was before, without a child, dead or alive, and without a descriptor more.
 
 Modules: `behaviours` (what processes do), `options` (what some of them are to be before that), `clients` (who starts
 them), `vandals` (clients that behave badly), `servers` (fastfork or the standard library), `journal` (what clients

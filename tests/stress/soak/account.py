@@ -16,7 +16,7 @@ from .options import UNFIT_ERRNO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .watch import Sample
+    from .watch import Idle
 
 LONGEST_START = 150.0
 """Seconds after which a start that has come to no end is a problem."""
@@ -66,9 +66,6 @@ class Fault:
     def was_during(self, begin: float, end: float) -> bool:
         return self.begin <= end and begin <= self.end
 
-    def may_show_in(self, owner: str) -> bool:
-        return self.client is None or _is_thread_of(owner, self.client)
-
 
 class Start(NamedTuple):
     """A start that has not come to its end."""
@@ -89,8 +86,10 @@ class Account:
         self.explained: collections.Counter[str] = collections.Counter()
         self.problems: list[str] = []
         self.faults: collections.Counter[str] = collections.Counter()
-        self.idle: tuple[Sample, Sample] | None = None
-        """What the conductor's own template held before there were clients and after."""
+        self.steady: tuple[Idle, Idle] | None = None
+        """What the template that nothing is done to held before there were clients and after."""
+        self.undisturbed: set[str] = set()
+        """The names of the clients of that template: in their starts no fault of a template may show."""
         self.ready: set[str] = set()
         """The names of the clients that have begun."""
         self._loses_exit_codes = loses_exit_codes
@@ -193,17 +192,24 @@ class Account:
             if kill.was_during(start.begin, now):
                 return kill.kind.name
         if exit_code == EXIT_CODE_LOST and self._loses_exit_codes:
-            faults = self._faults_between(start.begin, now)
+            faults = self._faults_of(start, now)
             return next((fault.kind.name for fault in faults if fault.kind.loses_exit_codes), None)
         return None
 
     def _cause_of_error(self, start: Start, number: int | None, now: float) -> str | None:
-        faults = self._faults_between(start.begin, now)
+        faults = self._faults_of(start, now)
+        return next((fault.kind.name for fault in faults if number in fault.kind.errnos), None)
+
+    def _faults_of(self, start: Start, end: float) -> Iterator[Fault]:
+        """Yield the faults that may show in a start that has ended by then."""
         owner = owner_of(start.id)
-        return next(
-            (fault.kind.name for fault in faults if number in fault.kind.errnos and fault.may_show_in(owner)),
-            None,
-        )
+        for fault in self._faults_between(start.begin, end):
+            if fault.client is not None:
+                is_possible = _is_thread_of(owner, fault.client)
+            else:
+                is_possible = _client_of(owner) not in self.undisturbed
+            if is_possible:
+                yield fault
 
     def _faults_between(self, begin: float, end: float) -> Iterator[Fault]:
         return (fault for fault in self._lasting if fault.was_during(begin, end))
@@ -231,7 +237,7 @@ class Account:
             return False
         return (
             owner in self._ended_early
-            or owner.partition("-")[0] in self._ended_early
+            or _client_of(owner) in self._ended_early
             or (owner in self._open and self._has_lost_its_client(owner))
             or self._has_lost_its_client(owner)
         )
@@ -250,6 +256,11 @@ class Account:
         )
 
 
+def _client_of(owner: str) -> str:
+    """Return the client that a thread, or a child at whatever depth, belongs to."""
+    return owner.partition("-")[0]
+
+
 def _is_thread_of(owner: str, client: str) -> bool:
     """Whether this is a thread of the client, such as c3-0 of c3, and not a child of it, such as c3-0.17."""
-    return owner.partition("-")[0] == client and "." not in owner
+    return _client_of(owner) == client and "." not in owner

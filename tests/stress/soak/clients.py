@@ -50,6 +50,8 @@ class Order(NamedTuple):
 
     name: str
     server: str
+    template: str | None
+    """Whose processes it starts; None: the default one."""
     seed: str
     journal: str
     """The path of the file that it writes to."""
@@ -87,7 +89,8 @@ class Starter:
         connections = self._spare.connections[: plan.fd_count]
         luggage = Luggage(payload, zlib.crc32(payload), connections, self._spare.inode)
         if plan.behaviour == STARTS_ANOTHER:
-            target, arguments = start_another, (start_id, self._server.name, self._journal.path)
+            whence = self._server.name, self._server.template
+            target, arguments = start_another, (start_id, whence, self._journal.path)
         else:
             target, arguments = behaviours.perform, ()
         return self._server.process(
@@ -151,11 +154,13 @@ def _await_stop(pid: int) -> None:
 # ---- in a child that is a client itself ----
 
 
-def start_another(plan: Plan, luggage: Luggage, start_id: str, server_name: str, journal_path: str) -> None:
+def start_another(
+    plan: Plan, luggage: Luggage, start_id: str, whence: tuple[str, str | None], journal_path: str
+) -> None:
     """Start a process from a process, and leave with the exit code that was planned."""
     if not behaviours.is_as_planned(plan, luggage):
         os._exit(behaviours.DAMAGED)
-    starter = Starter(start_id, servers.server(server_name), Journal(journal_path))
+    starter = Starter(start_id, servers.server(*whence), Journal(journal_path))
     inner = Plan("sys.exit", plan.value, 0, 0, 0, die_with_client=plan.die_with_client, options=options.NONE)
     started = starter.start(inner)
     if started is not None:
@@ -170,7 +175,7 @@ def run(order: Order, stop: Connection) -> None:
     """Be a client until the other end of the pipe `stop` is closed."""
     faulthandler.register(signal.SIGUSR2, all_threads=True)
     journal = Journal(order.journal)
-    server = servers.server(order.server)
+    server = servers.server(order.server, order.template)
     is_over = threading.Event()
     null = os.open(os.devnull, os.O_RDWR)
     starters = [Starter(f"{order.name}-{number}", server, journal) for number in range(order.threads)]
@@ -201,6 +206,7 @@ def _work(
     """Start processes, some at a time, and wait for them in any order."""
     chance = random.Random(f"{order.seed}-{number}")
     restart_now = order.restarts and number == 0
+    restarts = 0.0 if order.template == servers.STEADY else RESTARTS
     while not is_over.is_set():
         plans = [
             behaviours.draw(chance, with_options=server.has_options)
@@ -210,7 +216,7 @@ def _work(
         if len(started) < sum(plan.exit_code is not None for plan in plans):
             is_over.wait(PAUSE_AFTER_ERROR)
         chance.shuffle(started)
-        if restart_now or chance.random() < RESTARTS:
+        if restart_now or chance.random() < restarts:
             restart_now = False
             _restart(server, journal)
         for start_id, process, plan in started:

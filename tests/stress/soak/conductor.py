@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import resource
 import select
@@ -17,19 +18,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.support.processes import marked, state_of, wait_until
+from tests.support.processes import children_of, descriptors, marked, state_of, wait_until
 
 from . import clients, report, watch
 from .account import LONGEST_START, ROOT, Account
 from .clients import LONGEST_JOIN, Order, join
 from .faults import Faults
 from .journal import Reader
+from .servers import STEADY
 from .servers import server as server_called
 from .watch import Watch
 
 if TYPE_CHECKING:
     from .report import Options
-    from .watch import Sample
+    from .watch import Idle
 
 TICK = 0.1  # seconds
 SAMPLES = 1.0  # seconds from one look at the templates to the next
@@ -44,14 +46,20 @@ LONGEST_TICK = 5.0
 USUAL_LIMIT = 1024  # descriptors
 
 IDLE_STARTS = 30
-MOST_GROWTH_WHILE_IDLE = 2 << 20
-"""Bytes of private memory that the template may keep of a whole run, once it has no client any more."""
+
+LONGEST_REST = 60.0
+"""Seconds that a template may take to part from what it has of its clients and of what it has forked ahead."""
+
+LAST_STRETCH = 0.1
+"""The part of a run, its last, in which no template is killed."""
 
 
 @dataclasses.dataclass
 class Client:
     """A client that runs."""
 
+    place: int
+    """Its place among the clients: whoever comes after it gets that, and is served by the same template."""
     name: str
     pid: int
     pidfd: int
@@ -68,6 +76,7 @@ class Conductor:
         self._options = options
         self._folder = folder
         self._server = server_called(options.on)
+        self._steady = server_called(options.on, STEADY)
         self._account = Account(loses_exit_codes=self._server.loses_exit_codes)
         self._watch = Watch(Path(tempfile.gettempdir()), options.clients)
         self._clients: list[Client] = []
@@ -87,11 +96,14 @@ class Conductor:
             signal.signal(number, self._end)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever has started this may have it ignored
         _have_usual_limit()
-        idle = self._idle_sample()
+        before = self._idle(math.inf)
+        self._watch.steady = before.pid
         with self._stop_w:  # whatever happens, the clients end
             seconds = self._run_clients()
-        self._check_idle(idle)
-        self._server.stop()
+        if self._server.has_templates:
+            self._server.stop()
+        self._check_steady(before)
+        self._steady.stop()
         return report.summary(self._options, self._account, self._watch, seconds)
 
     def _run_clients(self) -> float:
@@ -104,6 +116,7 @@ class Conductor:
             seed=self._options.seed,
             seconds=self._options.minutes * 60,
             keeps_connections=self._server.keeps_connections,
+            is_ending=self._is_ending,
         )
         try:
             self._go_on(faults)
@@ -162,6 +175,14 @@ class Conductor:
         )
         return is_enough or self._ended_by_signal
 
+    def _is_ending(self) -> bool:
+        """Whether the last stretch has come, by the starts and by the time."""
+        starts, seconds = self._options.starts, self._options.minutes * 60
+        return (
+            self._account.starts >= (1 - LAST_STRETCH) * starts
+            and time.monotonic() - self._begin >= (1 - LAST_STRETCH) * seconds
+        )
+
     def _read_journals(self) -> None:
         self._ticks_without_entry += 1
         for reader in self._readers:
@@ -193,14 +214,19 @@ class Conductor:
     def _start_client(self) -> bool:
         """Start a client, by turns from the template and by a fork of this process: whether that went well."""
         number = next(self._numbers)
+        place = next(free for free in itertools.count() if free not in {c.place for c in self._clients})
+        is_steady = self._server.has_templates and place % 4 in (0, 3)
         order = Order(
             name=f"c{number}",
             server=self._options.on,
+            template=STEADY if is_steady else None,
             seed=f"{self._options.seed}-{number}",
             journal=str(self._folder / f"c{number}.journal"),
             threads=self._options.threads,
-            restarts=number % 4 == 2,
+            restarts=number % 8 == 2 and not is_steady,
         )
+        if is_steady:
+            self._account.undisturbed.add(order.name)
         process, start_id = None, f"{ROOT}.{number}"
         if number % 2 or not self._server.works_after_fork:
             process = self._start_from_template(order, start_id)
@@ -209,11 +235,12 @@ class Conductor:
         pid = self._fork(order) if process is None else process.pid
         reader = Reader(Path(order.journal))
         self._readers.append(reader)
-        self._clients.append(Client(order.name, pid, os.pidfd_open(pid), reader, process, start_id))
+        self._clients.append(Client(place, order.name, pid, os.pidfd_open(pid), reader, process, start_id))
         return True
 
     def _start_from_template(self, order: Order, start_id: str) -> Any:
-        process = self._server.process(clients.run, order, self._stop_r, die_with_client=False)
+        server = server_called(order.server, order.template)
+        process = server.process(clients.run, order, self._stop_r, die_with_client=False)
         self._account.take(["start", start_id, 0, False, time.monotonic()])
         try:
             process.start()
@@ -278,45 +305,36 @@ class Conductor:
         signal.pidfd_send_signal(client.pidfd, signal.SIGKILL)
         _has_ended(client, LONGEST_JOIN)
 
-    # ---- the idle template ----
+    # ---- the steady template ----
 
-    def _idle_sample(self) -> tuple[int, Sample]:
-        """Return the template of this process and what it holds while nobody wants anything of it."""
+    def _idle(self, descriptors_before: float) -> Idle:
+        """Return what the steady template holds when it has started some processes and nobody wants more of it."""
         for _ in range(IDLE_STARTS):
-            process = self._server.process(time.sleep, 0, die_with_client=False)
+            process = self._steady.process(time.sleep, 0, die_with_client=False)
             process.start()
             process.join(LONGEST_JOIN)
             assert process.exitcode == 0
             process.close()
-        pid = self._own_template()
-        return pid, watch.measure(pid, time.monotonic(), 0)
+        pid = self._steady.pid
+        assert pid is not None
+        with contextlib.suppress(AssertionError):  # what it has then is told
+            wait_until(
+                lambda: not children_of(pid) and len(descriptors(pid)) <= descriptors_before, LONGEST_REST
+            )
+        return watch.idle(pid, self._steady.starts)
 
-    def _own_template(self) -> int:
-        """Return the pid of the template that serves this process: what is left when the clients have gone."""
-        wait_until(lambda: len(self._watch.templates()) == 1)
-        return self._watch.templates()[0]
-
-    def _check_idle(self, before: tuple[int, Sample]) -> None:
-        """See that the template of this process is again what it was before it had clients."""
-        pid, first = before
+    def _check_steady(self, before: Idle) -> None:
+        """See that the steady template is what it was before it had clients, and that all others have gone."""
         try:
-            now_pid, last = self._idle_sample()
-            if last.descriptors > first.descriptors:
-                with contextlib.suppress(AssertionError):
-                    wait_until(lambda: watch.measure(now_pid, 0, 0).descriptors <= first.descriptors, 10)
-                last = watch.measure(now_pid, 0, 0)
+            wait_until(lambda: not self._watch.others())
+            after = self._idle(before.sample.descriptors)
         except Exception as error:
-            self._account.problems.append(f"no template is left as it was: {error!r}")
+            self._account.problems.append(
+                f"the steady template is not left alone, or not as it was: {error!r}"
+            )
             return
-        self._account.idle = first, last
-        if last.descriptors > first.descriptors:
-            self._account.problems.append(
-                f"the idle template has {last.descriptors} descriptors and not {first.descriptors}"
-            )
-        if pid == now_pid and last.private - first.private > MOST_GROWTH_WHILE_IDLE:
-            self._account.problems.append(
-                f"the idle template has {last.private - first.private} bytes of private memory more"
-            )
+        self._account.steady = before, after
+        self._account.problems += watch.changes(before, after)
 
 
 def _has_ended(client: Client, timeout: float) -> bool:

@@ -76,11 +76,13 @@ class Faults:
         seed: int,
         seconds: float,
         keeps_connections: bool,
+        is_ending: Callable[[], bool],
     ) -> None:
         self._account = account
         self._watch = watch
         self._clients = clients
         self._keeps_connections = keeps_connections
+        self._is_ending = is_ending
         self._chance = random.Random(f"{seed}-faults")
         self._undo: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -200,7 +202,7 @@ class Faults:
     def _limit_template(self) -> None:
         """Limit a template that serves. What it is given before is what its children get."""
         watch = self._watch
-        pid = self._chance.choice(watch.serving() if self._keeps_connections else watch.templates())
+        pid = self._chance.choice(watch.serving() if self._keeps_connections else watch.others())
         open_now = len(os.listdir(PROC / str(pid) / "fd"))
         fault = self._account.fault(accounts.TEMPLATE_LIMITED, time.monotonic())
         self._limit(pid, open_now + self._chance.randint(0, MOST_SPARE_DESCRIPTORS), fault)
@@ -226,7 +228,7 @@ class Faults:
         return self._stopped > 0
 
     def _stop_template(self) -> None:
-        pid = self._chance.choice(self._watch.templates())
+        pid = self._chance.choice(self._watch.others())
         fault = self._account.fault(accounts.TEMPLATE_STOPPED, time.monotonic())
         pidfd = os.pidfd_open(pid)
         signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
@@ -242,7 +244,10 @@ class Faults:
         self._later(self._chance.uniform(0.1, LONGEST_STOP), undo)
 
     def _kill_template(self) -> None:
-        pid = self._chance.choice(self._watch.templates())
+        """Kill a template, unless the run is about to end: what lives on grows old enough for its growth to show."""
+        if self._is_ending():
+            return
+        pid = self._chance.choice(self._watch.others())
         number = self._chance.choice(KILLING)
         pidfd = os.pidfd_open(pid)
         if number == signal.SIGKILL:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .account import Account
-    from .watch import Life, Watch
+    from .watch import Idle, Life, Watch
 
 MEBIBYTE = 1 << 20
 MOST_PROBLEMS_SHOWN = 30
@@ -57,7 +57,7 @@ def summary(options: Options, account: Account, watch: Watch, seconds: float) ->
         "explained": dict(account.explained.most_common()),
         "faults": {name: account.faults[name] for name in _all_faults()},
         "templates": [_life(life) for life in watch.lives.values() if life.samples],
-        "idle": None if account.idle is None else [sample._asdict() for sample in account.idle],
+        "steady": None if account.steady is None else _steady(*account.steady),
         "may be left": sorted(watch.may_be_left),
         "problems": account.problems + watch.problems,
     }
@@ -79,6 +79,14 @@ def _life(life: Life) -> dict[str, Any]:
     }
 
 
+def _steady(before: Idle, after: Idle) -> dict[str, Any]:
+    held = {
+        name: {"starts": idle.starts, **idle.sample._asdict()}
+        for name, idle in (("before", before), ("after", after))
+    }
+    return {"pid": after.pid, **held}
+
+
 def table(figures: Mapping[str, Any]) -> str:
     """Return the figures for people to read."""
     return "\n".join(_lines(figures))
@@ -95,9 +103,8 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield "templates:              descriptors        resident MiB         private MiB"
     for life in figures["templates"]:
         yield _life_line(life)
-    if figures["idle"]:
-        yield "the idle template, before and after:"
-        yield _change(*figures["idle"])
+    if figures["steady"]:
+        yield from _steady_lines(**figures["steady"])
     yield f"problems: {len(figures['problems'])}"
     for problem in figures["problems"][:MOST_PROBLEMS_SHOWN]:
         yield f"  {problem}"
@@ -105,6 +112,12 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
 
 def _life_line(life: Mapping[str, Any]) -> str:
     return f"  {life['pid']:>7} {life['seconds']:7.0f} s {_change(life['first'], life['last'])}"
+
+
+def _steady_lines(pid: int, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    served = "" if after["starts"] is None else f" {after['starts'] - before['starts']} starts in between;"
+    yield f"the template that nothing was done to, idle, before and after:{served} {after['children']} children left"
+    yield f"  {pid:>7} {after['time'] - before['time']:7.0f} s {_change(before, after)}"
 
 
 def _change(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 PRELOAD = ["tests.stress.soak.clients"]
 
+STEADY = "steady"
+"""The name of the template that nothing is done to."""
+
 _FD_COUNT = 20
 """Where the number of descriptors stands in a request of fastfork's."""
 
@@ -32,10 +35,12 @@ class Server:
     """Whether a process that was forked without multiprocessing can start others."""
     has_options: bool
     """Whether processes can have options."""
+    has_templates: bool
+    """Whether a process can have several templates, by name."""
 
-    def __init__(self, context: Any, module: Any) -> None:
+    def __init__(self, template: str | None, context: Any) -> None:
+        self.template = template
         self.context = context
-        self._module = module
 
     def process(
         self, target: Callable[..., object], *arguments: object, die_with_client: bool, options: str = NONE
@@ -55,17 +60,32 @@ class Server:
         raise NotImplementedError
 
     @property
+    def _forkserver(self) -> Any:
+        """What stands for the template in this process."""
+        raise NotImplementedError
+
+    @property
     def address(self) -> str | None:
         """The path of the template's socket; None while there is none."""
-        return self._module._forkserver._forkserver_address
+        return self._forkserver._forkserver_address
 
     @property
     def authkey(self) -> bytes | None:
-        return getattr(self._module._forkserver, "_forkserver_authkey", None)
+        return getattr(self._forkserver, "_forkserver_authkey", None)
+
+    @property
+    def pid(self) -> int | None:
+        """The template's; None where this process has not launched it."""
+        return self._forkserver._forkserver_pid
+
+    @property
+    def starts(self) -> int | None:
+        """How many processes the template has started; None where it does not tell."""
+        return None
 
     def stop(self) -> None:
         """Stop the template that this process has started."""
-        self._module._forkserver._stop()
+        self._forkserver._stop()
 
 
 class Fastfork(Server):
@@ -75,14 +95,27 @@ class Fastfork(Server):
     keeps_connections = True
     works_after_fork = True
     has_options = True
+    has_templates = True
 
-    def __init__(self) -> None:
-        from fastfork import ChildOptions, forkserver, get_context
+    def __init__(self, template: str | None) -> None:
+        from fastfork import ChildOptions, get_context
         from tests.support.kernel import kernel_tells_exit_codes
 
         self._child_options = ChildOptions
-        super().__init__(get_context(preload=PRELOAD, spares=2), forkserver)
+        super().__init__(template, get_context(template, preload=PRELOAD, spares=2))
         self.loses_exit_codes = not kernel_tells_exit_codes()
+
+    @property
+    def _forkserver(self) -> Any:
+        from fastfork.context import _server
+
+        return _server(self.template)
+
+    @property
+    def starts(self) -> int | None:
+        import fastfork
+
+        return fastfork.server_status(self.template).starts
 
     def process(
         self, target: Callable[..., object], *arguments: object, die_with_client: bool, options: str = NONE
@@ -97,7 +130,7 @@ class Fastfork(Server):
     def restart(self) -> bool:
         import fastfork
 
-        fastfork.restart()
+        fastfork.restart(self.template)
         return True
 
     def authenticate(self, sock: socket.socket, key: bytes) -> None:
@@ -124,10 +157,15 @@ class StandardLibrary(Server):
     keeps_connections = False
     works_after_fork = False
     has_options = False
+    has_templates = False
 
-    def __init__(self) -> None:
+    def __init__(self, template: str | None) -> None:
         multiprocessing.set_forkserver_preload(PRELOAD)
-        super().__init__(multiprocessing.get_context("forkserver"), multiprocessing.forkserver)
+        super().__init__(template, multiprocessing.get_context("forkserver"))
+
+    @property
+    def _forkserver(self) -> Any:
+        return multiprocessing.forkserver._forkserver
 
     def process(
         self, target: Callable[..., object], *arguments: object, die_with_client: bool, options: str = NONE
@@ -142,6 +180,6 @@ SERVERS = {server.name: server for server in (Fastfork, StandardLibrary)}
 
 
 @functools.cache
-def server(name: str) -> Server:
-    """Return this process's way to the fork server called `name`."""
-    return SERVERS[name]()
+def server(name: str, template: str | None = None) -> Server:
+    """Return this process's way to a template, None for the default one, of the fork server called `name`."""
+    return SERVERS[name](template)

@@ -9,7 +9,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.support.processes import PROC, processes
+from tests.support.processes import PROC, children_of, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,6 +26,10 @@ MOST_GROWTH_PER_CLIENT = 10
 That nothing is left of them is seen at the end, when there are no clients."""
 
 MOST_GROWTH_OF_MEMORY = 1 << 20  # bytes, of the resident and of the private memory
+
+MOST_GROWTH_WHILE_IDLE = {"resident": 1 << 20, "private": 1 << 18}
+"""Bytes of each kind of memory that a template may keep of a whole run, once it has no client any more. In a short run
+it serves about a thousand starts: some hundred bytes that each of them leaves show."""
 
 PROBATION = 1.0
 """Seconds that a process must have listened alone to be taken for a template."""
@@ -45,6 +49,15 @@ class Sample(NamedTuple):
     resident: int  # bytes
     private: int  # bytes: its own memory, that which children still share included
     children: int
+
+
+class Idle(NamedTuple):
+    """What a template held while nobody wanted anything of it."""
+
+    pid: int
+    starts: int | None
+    """How many it had served; None where it does not tell."""
+    sample: Sample
 
 
 @dataclasses.dataclass
@@ -91,6 +104,8 @@ class Watch:
         """Those that may be templates, likewise, and since when."""
         self.lives: dict[int, Life] = {}
         self.problems: list[str] = []
+        self.steady: int | None = None
+        """The template that nothing is done to."""
         self.may_be_left: set[str] = set()
         """The folders of templates that were killed."""
 
@@ -103,6 +118,10 @@ class Watch:
         if unknown := listening - self._templates.keys():
             self._look_for(unknown, time.monotonic())
         return sorted(self._templates.values(), key=_birth)
+
+    def others(self) -> list[int]:
+        """Return the pids of those that something may be done to."""
+        return [pid for pid in self.templates() if pid != self.steady]
 
     def _look_for(self, inodes: set[int], now: float) -> None:
         """Find out who listens on these sockets: who does so alone, and goes on.
@@ -117,12 +136,12 @@ class Watch:
                 self._templates[inode] = pid
 
     def serving(self) -> list[int]:
-        """Return the pids of the templates that have a connection to somebody."""
-        templates = self.templates()
+        """Return the pids of those that something may be done to and that have a connection to somebody."""
+        others = self.others()
         listening = {f"socket:[{inode}]" for inode in self._templates}
         return [
             pid
-            for pid in templates
+            for pid in others
             if any(name.startswith("socket:") and name not in listening for name in _open_files(str(pid)))
         ]
 
@@ -170,6 +189,28 @@ class Watch:
                     f"template {life.pid} has grown: descriptors {descriptors:+}, resident memory {resident:+} bytes, "
                     f"private memory {private:+} bytes"
                 )
+
+
+def idle(pid: int, starts: int | None) -> Idle:
+    """Return what a template holds that nobody wants anything of. Raises `OSError` when it has ended."""
+    return Idle(pid, starts, measure(pid, time.monotonic(), len(children_of(pid))))
+
+
+def changes(before: Idle, after: Idle) -> list[str]:
+    """Return what is wrong with a template that is not as it was, or that has not parted from its children."""
+    if before.pid != after.pid:
+        return [f"the steady template is {after.pid} and not {before.pid}"]
+    first, last = before.sample, after.sample
+    problems = []
+    if last.children > 0:
+        problems.append(f"the idle template has {last.children} children")
+    if last.descriptors != first.descriptors:
+        problems.append(f"the idle template has {last.descriptors} descriptors and not {first.descriptors}")
+    for kind, limit in MOST_GROWTH_WHILE_IDLE.items():
+        grown = getattr(last, kind) - getattr(first, kind)
+        if grown > limit:
+            problems.append(f"the idle template has {grown} bytes of {kind} memory more")
+    return problems
 
 
 def measure(pid: int, now: float, children: int) -> Sample:
