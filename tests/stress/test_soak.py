@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from stress.soak import account as accounts
+from stress.soak import faults as faults_module
 from stress.soak.account import Account
 from stress.soak.faults import Faults
 from stress.soak.options import UNFIT_ERRNO
@@ -242,11 +246,11 @@ def template():
         process.kill()
 
 
-def faults_of(account, watch, *, is_ending=False):
+def faults_of(account, watch, *, is_ending=False, clients=()):
     return Faults(
         account,
         watch,
-        list,
+        lambda: clients,
         seed=1,
         seconds=1200.0,
         keeps_connections=False,
@@ -275,3 +279,56 @@ def test_no_template_is_killed_while_the_run_is_about_to_end(
     monkeypatch.setattr(watch, "templates", lambda: [template.pid])
     faults_of(account, watch, is_ending=is_ending)._kill_template()
     assert sum(account.faults.values()) == (not is_ending)
+
+
+PARENT = """
+import socket, subprocess, sys
+
+with socket.socket(socket.AF_UNIX) as listener:
+    if sys.argv[1]:
+        listener.bind(sys.argv[1])
+        listener.listen()
+    print(subprocess.Popen(["sleep", "1000"]).pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def orphaned(tmp_path, account, monkeypatch):
+    """Kill a client whose process, a child of what listens in the folder or not, does not die with it."""
+    monkeypatch.setattr(faults_module, "ORPHANS_DEADLINE", 0.0)
+    with contextlib.ExitStack() as processes:
+
+        def orphan(*, is_of_template=True):
+            path = str(tmp_path / "listener") if is_of_template else ""
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            parent = processes.enter_context(subprocess.Popen([sys.executable, "-c", PARENT, path], **pipes))
+            pid = int(parent.stdout.readline())
+            processes.callback(os.kill, pid, signal.SIGKILL)
+            client = processes.enter_context(subprocess.Popen(["sleep", "1000"]))
+            pidfd = os.pidfd_open(client.pid)
+            processes.callback(os.close, pidfd)
+            account.take(["pid", start(account, die_with_client=True), pid, 10.0])
+            killed = SimpleNamespace(name="c1", pid=client.pid, pidfd=pidfd)
+            faults = faults_of(account, Watch(tmp_path, clients=1), clients=[killed])
+            faults._kill_client()
+            return faults, parent.pid
+
+        yield orphan
+
+
+@pytest.mark.parametrize(("killed", "is_excused"), [(None, False), ("another", False), ("its own", True)])
+def test_a_process_outlives_its_client_only_where_its_own_template_was_killed(
+    account, orphaned, killed, is_excused
+):
+    faults, template = orphaned()
+    if killed is not None:
+        pid = template if killed == "its own" else os.getpid()
+        account.kills_template(pid, time.monotonic()).end = time.monotonic()
+    faults.check_all_orphans()
+    assert len(account.problems) == (not is_excused)
+
+
+def test_a_process_that_has_outlived_its_template_is_not_waited_for(account, orphaned):
+    orphaned(is_of_template=False)[0].check_all_orphans()
+    assert account.problems == []

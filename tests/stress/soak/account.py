@@ -130,8 +130,15 @@ class Account:
             if start.die_with_client and start.id in self._pids and _is_thread_of(owner_of(start.id), name)
         ]
 
-    def killed_templates_since(self, begin: float) -> bool:
-        return any(fault.kind is TEMPLATE_KILLED and fault.end >= begin for fault in self._lasting)
+    def kills_template(self, pid: int, now: float) -> Fault:
+        """Note that a template is about to be killed; its end is to be set when it is dead."""
+        kill = self.fault(TEMPLATE_KILLED, now)
+        self._killed.setdefault(pid, []).append(kill)
+        return kill
+
+    def killed_template_since(self, pid: int, begin: float) -> bool:
+        """Whether that very template was killed, and was not dead before `begin`."""
+        return any(kill.kind is TEMPLATE_KILLED and kill.end >= begin for kill in self._killed.get(pid, ()))
 
     # ---- what clients have written ----
 

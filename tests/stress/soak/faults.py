@@ -13,7 +13,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.support.processes import PROC
+from tests.support.processes import PROC, read_process
 
 from . import account as accounts
 
@@ -51,7 +51,9 @@ STANDARD_STREAMS = 3
 ORPHANS_DEADLINE = 20.0
 """Seconds that a process may outlive its client with which it was to die; its template may be stopped meanwhile."""
 
-DEATH_DEADLINE = 10.0  # seconds, for the kernel to end a process that was killed
+DEATH_DEADLINE = (
+    10.0  # seconds, for the kernel to end a process that was killed, which has its children till then
+)
 
 
 class Orphan(NamedTuple):
@@ -61,6 +63,7 @@ class Orphan(NamedTuple):
     start_id: str
     pid: int
     pidfd: int
+    template: int
     since: float
 
 
@@ -159,18 +162,20 @@ class Faults:
         client = self._chance.choice(self._clients())
         self._watch.expects_death_of(client.pid)
         now = time.monotonic()
-        templates = set(self._watch.templates())
         for start_id, pid in self._account.kills_client(client.name, client.pid, now):
             with contextlib.suppress(OSError):
-                self._watch_orphan(start_id, pid, templates, now)
+                self._watch_orphan(start_id, pid, now)
         signal.pidfd_send_signal(client.pidfd, signal.SIGKILL)
 
-    def _watch_orphan(self, start_id: str, pid: int, templates: set[int], now: float) -> None:
-        pidfd = os.pidfd_open(pid)
-        if any(pid in _children(template) for template in templates):
-            self._orphans.append(Orphan(now + ORPHANS_DEADLINE, start_id, pid, pidfd, now))
-        else:
-            os.close(pidfd)
+    def _watch_orphan(self, start_id: str, pid: int, now: float) -> None:
+        """Watch a process, unless it has outlived its template: without that nobody can end it."""
+        with contextlib.ExitStack() as unless_watched:
+            pidfd = os.pidfd_open(pid)
+            unless_watched.callback(os.close, pidfd)
+            template = read_process(pid).parent
+            if self._watch.listens(template):
+                self._orphans.append(Orphan(now + ORPHANS_DEADLINE, start_id, pid, pidfd, template, now))
+                unless_watched.pop_all()
 
     def _check_orphans(self, now: float) -> None:
         for orphan in list(self._orphans):
@@ -183,7 +188,7 @@ class Faults:
 
     def _end_orphan(self, orphan: Orphan) -> None:
         """End what should have ended long ago; without its template nobody could do it earlier."""
-        if not self._account.killed_templates_since(orphan.since - accounts.LONGEST_START):
+        if not self._account.killed_template_since(orphan.template, orphan.since - DEATH_DEADLINE):
             self._account.problems.append(
                 f"start {orphan.start_id} (pid {orphan.pid}) has not died with its client in {ORPHANS_DEADLINE:.0f} s"
             )
@@ -252,7 +257,7 @@ class Faults:
         pidfd = os.pidfd_open(pid)
         if number == signal.SIGKILL:
             self._watch.expects_death_of(pid)
-        fault = self._account.fault(accounts.TEMPLATE_KILLED, time.monotonic())
+        fault = self._account.kills_template(pid, time.monotonic())
         signal.pidfd_send_signal(pidfd, number)
         signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # what is stopped dies of SIGKILL alone
         _has_ended(pidfd, DEATH_DEADLINE)

@@ -119,6 +119,10 @@ class Watch:
             self._look_for(unknown, time.monotonic())
         return sorted(self._templates.values(), key=_birth)
 
+    def listens(self, pid: int) -> bool:
+        """Whether a process listens as templates do, one that is not known yet among them."""
+        return any(_holds(pid, inode) for inode in _listening_sockets(self._folder))
+
     def others(self) -> list[int]:
         """Return the pids of those that something may be done to."""
         return [pid for pid in self.templates() if pid != self.steady]
