@@ -30,6 +30,7 @@ from stress.soak.watch import (
     Watch,
     changes,
 )
+from support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 STARTS = 400
@@ -279,6 +280,16 @@ def test_no_template_is_killed_while_the_run_is_about_to_end(
     monkeypatch.setattr(watch, "templates", lambda: [template.pid])
     faults_of(account, watch, is_ending=is_ending)._kill_template()
     assert sum(account.faults.values()) == (not is_ending)
+
+
+def test_a_fault_that_has_found_nobody_is_made_soon(tmp_path, account, template, monkeypatch):
+    watch = Watch(tmp_path, clients=1)
+    faults = faults_of(account, watch)
+    faults._due = {accounts.TEMPLATE_KILLED: 0.0}
+    monkeypatch.setattr(watch, "templates", list)
+    faults.make()
+    monkeypatch.setattr(watch, "templates", lambda: [template.pid])
+    wait_until(lambda: faults.make() or account.faults, 10)
 
 
 PARENT = """

@@ -223,7 +223,7 @@ class Conductor:
             seed=f"{self._options.seed}-{number}",
             journal=str(self._folder / f"c{number}.journal"),
             threads=self._options.threads,
-            restarts=number % 8 == 2 and not is_steady,
+            restarts=number % 4 == 2 and not is_steady,
         )
         if is_steady:
             self._account.undisturbed.add(order.name)

@@ -37,6 +37,9 @@ INTERVALS = {
 TIMES_AT_LEAST = 5
 """A short run is to see each kind of fault about so often."""
 
+RETRY = 0.3
+"""Seconds after which a fault is tried again that has found nobody: a short run has no other time for it."""
+
 KILLING = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 """What a template is killed by. It clears up after itself where it can."""
 
@@ -114,10 +117,10 @@ class Faults:
         for kind, due in self._due.items():
             if time.monotonic() >= due:
                 self._due[kind] = time.monotonic() + self._pause(kind)
-                with contextlib.suppress(
-                    ProcessLookupError, FileNotFoundError, IndexError
-                ):  # it has just ended
+                try:
                     self._makers[kind]()
+                except (ProcessLookupError, FileNotFoundError, IndexError):  # it has just ended
+                    self._due[kind] = time.monotonic() + RETRY
         self._check_orphans(time.monotonic())
 
     def allow_for_pause(self, seconds: float) -> None:
