@@ -26,6 +26,11 @@ _SOCKET = "s"
 _NEW_SOCKET = "n"
 """The socket's name until it listens: so that one which is called `_SOCKET` and does not is nobody's any more."""
 
+_MODE = 0o600
+_CLAIMED_MODE = 0o200
+"""Modes of a socket, and of one whose template is still to be launched: to connect is to write, so that to be readable
+means nothing else."""
+
 _RANDOM_DIGITS = 8
 """Of the name of each folder: as many as `tempfile` gives it."""
 
@@ -67,14 +72,14 @@ def listen(on_failure: contextlib.ExitStack) -> tuple[socket.socket, str]:
 
 
 def listen_in_new(folder: str) -> socket.socket:
-    """Make a folder, and return a listening socket in it as `listen` does.
+    """Make a folder, and return a listening socket in it as `listen` does: one that is known to have no template yet.
 
     Raises `FileExistsError` where the folder is there already, another `OSError` when there is no place for both.
     """
     with contextlib.ExitStack() as on_failure:
         listener = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         os.mkdir(folder, 0o700)
-        _listen_in(folder, listener)
+        _listen_in(folder, listener, _CLAIMED_MODE)
         on_failure.pop_all()
     return listener
 
@@ -90,16 +95,24 @@ def socket_in(folder: str) -> str:
     return os.path.join(folder, _SOCKET)
 
 
+def has_template(address: str) -> bool:
+    """Whether a template has taken over a socket that `listen_in_new` has made."""
+    try:
+        return bool(os.stat(address).st_mode & stat.S_IRUSR)
+    except OSError:
+        return False
+
+
 def _listen_below(base: str, listener: socket.socket) -> str:
-    return _listen_in(tempfile.mkdtemp(prefix=_prefix(), dir=base), listener)
+    return _listen_in(tempfile.mkdtemp(prefix=_prefix(), dir=base), listener, _MODE)
 
 
-def _listen_in(directory: str, listener: socket.socket) -> str:
+def _listen_in(directory: str, listener: socket.socket, mode: int) -> str:
     address = socket_in(directory)
     new_address = os.path.join(directory, _NEW_SOCKET)
     try:
         listener.bind(new_address)
-        os.chmod(new_address, 0o600)
+        os.chmod(new_address, mode)
         listener.listen(socket.SOMAXCONN)
         os.rename(new_address, address)
     except BaseException:

@@ -12,6 +12,7 @@ import gc
 import os
 import pickle
 import socket
+import stat
 import sys
 from multiprocessing import process, spawn, util
 
@@ -37,6 +38,7 @@ def main(config_fd: int) -> NoReturn:
     with open(config_fd, "rb") as stream:
         config = TemplateConfig(**pickle.load(stream))
     _native.remove_address_at_end(config.address)
+    _take_over(config.address)
     report = Report(config.report_fd)
     try:
         if _set_up(config, report):
@@ -50,6 +52,13 @@ def main(config_fd: int) -> NoReturn:
             _run_exit_functions()
         flush_standard_streams()
         os._exit(code)  # an immortal heap is not for the interpreter to take apart
+
+
+def _take_over(address: str) -> None:
+    """Have those who look for a successor know that the socket has a template: see `fastfork.address.has_template`."""
+    with contextlib.suppress(OSError):  # it has been removed
+        if not os.stat(address).st_mode & stat.S_IRUSR:
+            os.chmod(address, 0o600)
 
 
 def _run_exit_functions() -> None:

@@ -14,13 +14,15 @@ import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import process
+from pathlib import Path
 
 import pytest
 from support import raw, targets, trees
-from support.processes import DEADLINE, children_of, is_alive, state_of, wait_until
+from support.processes import DEADLINE, children_of, exit_code_of, fork, is_alive, state_of, wait_until
 
 import fastfork
 from fastfork import address, forkserver, succession
+from fastfork.template import _take_over as take_over
 
 KEY = b"k" * 32
 
@@ -34,7 +36,15 @@ def first():
 
 @contextlib.contextmanager
 def listening(place):
-    """Have somebody listen at a place that has been claimed; afterwards the socket is there, and deserted."""
+    """Have a template at a place that has been claimed; afterwards the socket is there, and deserted."""
+    with still_claimed(place):
+        take_over(place.address)
+        yield
+
+
+@contextlib.contextmanager
+def still_claimed(place):
+    """The same, as it is before there is a template."""
     with contextlib.ExitStack() as on_failure:
         listener = place.claimed(on_failure)
         on_failure.pop_all()
@@ -62,7 +72,7 @@ def test_the_first_one_claims_the_place_and_the_others_join(first):
     assert claimed.is_claimed()
     folder = os.path.dirname(claimed.address)
     assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-    assert stat.S_IMODE(os.stat(claimed.address).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(claimed.address).st_mode) & 0o577 == 0
     assert os.path.dirname(folder) == os.path.dirname(os.path.dirname(first))
     assert len(claimed.address) == len(first)
     with listening(claimed):
@@ -254,6 +264,61 @@ def test_a_start_is_not_held_up_by_who_has_made_the_folder(template):
     assert raw.run(targets.nothing) == 0
     assert os.path.dirname(template._forkserver_address) != folder
     os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def claimed_by_who_is_stopped(where, key):
+    """Have another process claim the place after a template, and stop before it launches one: its pid."""
+
+    def claim_and_stop():
+        with still_claimed(succession.find(where, key)):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    pid = fork(claim_and_stop)
+    try:
+        wait_until(lambda: state_of(pid) == "T")
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        exit_code_of(pid)
+
+
+def test_a_start_is_not_held_up_by_who_has_claimed_the_place_and_is_stopped(template):
+    assert raw.run(targets.nothing) == 0
+    where, key = kill(template)
+    with ThreadPoolExecutor(1) as pool, claimed_by_who_is_stopped(where, key):
+        assert pool.submit(raw.run, targets.nothing).result(20) == 0
+
+
+def test_who_waits_for_one_that_is_killed_before_it_launches_goes_on_to_the_next_place(template, monkeypatch):
+    assert raw.run(targets.nothing) == 0
+    where, key = kill(template)
+    monkeypatch.setattr(succession, "_BIRTH", DEADLINE)
+    with ThreadPoolExecutor(1) as pool:
+        with claimed_by_who_is_stopped(where, key):
+            waiting = pool.submit(succession.find, where, key)
+            wait_until(lambda: connections_to(where) > 0)
+        place = waiting.result(20)
+    assert place.is_claimed()
+    give_back(place)
+
+
+def connections_to(where):
+    """Return how many are connected to sockets beside a template's."""
+    base = os.path.dirname(os.path.dirname(where))
+    listening = [line for line in Path("/proc/net/unix").read_text().splitlines() if f" {base}/" in line]
+    return len(listening) - 1
+
+
+def test_a_place_is_joined_once_a_template_has_its_socket(first, monkeypatch):
+    monkeypatch.setattr(succession, "_BIRTH", DEADLINE)
+    claimed = succession.find(first, KEY)
+    with ThreadPoolExecutor(1) as pool, still_claimed(claimed):
+        waiting = pool.submit(succession.find, first, KEY)
+        wait_until(lambda: connections_to(first) > 0)
+        take_over(claimed.address)
+        joined = waiting.result(20)
+    assert (joined.address, joined.is_claimed()) == (claimed.address, False)
 
 
 def test_one_that_died_of_its_preload_is_launched_as_the_program_is_by_then(template, tmp_path, monkeypatch):
