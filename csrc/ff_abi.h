@@ -175,6 +175,10 @@ int ff_server_serve(struct ff_server *server, struct ff_request *ret_request);
 /* The same for a Python process: the fork runs CPython's own hooks. */
 int ff_python_serve(struct ff_server *server, struct ff_request *ret_request);
 
+/* Have the next fork of ff_python_serve() close this descriptor first; -1: none. The one that it was to close and has
+ * not is the caller's again: it is returned, or -1. */
+int ff_python_close_at_fork(int fd);
+
 /* In a spare: wait for its request. 1 when it has come; 0 when none will, or this process cannot do what it asks for and
  * its client has been told so: it is to end; -EAGAIN when none came within timeout_ms (negative: no limit). */
 int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *ret_request);

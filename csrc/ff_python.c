@@ -8,12 +8,24 @@
 #include "ff_abi.h"
 #include "ff_python_nursery.h"
 #include "ff_server.h"
+#include "ff_util.h"
 
 /* One server serves at a time in a process, from one thread, and a fork does not nest. */
 static PyGILState_STATE gil_state;
 
+static int closed_at_fork = -1;
+
+int ff_python_close_at_fork(int fd)
+{
+    int earlier = closed_at_fork;
+
+    closed_at_fork = fd;
+    return earlier;
+}
+
 static void before_fork(void)
 {
+    ff_close(&closed_at_fork);
     gil_state = PyGILState_Ensure();
     PyOS_BeforeFork();
 }

@@ -275,6 +275,14 @@ def _begin(served: int, server: Any, request: Any) -> Request:
     return _read_request(request)
 
 
+def close_at_fork(fd: int) -> int:
+    """Have a `Server` close `fd` before it next forks; -1: nothing.
+
+    Returns what was to be closed and has not been, which is the caller's again; or -1.
+    """
+    return int(lib.ff_python_close_at_fork(fd))
+
+
 def remove_address_at_end(path: str) -> None:
     """Have SIGTERM and SIGHUP remove the socket at `path`, and its folder, before they end this process.
 

@@ -402,10 +402,13 @@ class ForkServer:
             if refused_since is not None:
                 raise ServerGoneError(errno.ECONNREFUSED, "the fork server is gone")
             return
-        error = launched.preload_error()
+        error = launched.preload_error() or launched.serving_error()
         if error is not None:
             self._end_unserved(launched)
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it would keep this frame, and so what is known of the template
         if launched.process.has_ended():
             raise self._death_of(launched)
         if refused_since is not None and time.monotonic() - refused_since > _GRACE:

@@ -119,6 +119,14 @@ class LaunchedTemplate:
             return _with_note(self._time_limit_error(limit))
         return None
 
+    def serving_error(self) -> OSError | None:
+        """Return the error for which the template cannot serve; None if it has told of none."""
+        error = self._report.error_of_serving()
+        if error is None:
+            return None
+        number, text = error
+        return OSError(number, f"the fork server could not begin to serve: {text}")
+
     def _time_limit_error(self, limit: float) -> PreloadError:
         module = self.module_being_preloaded()
         what = "its modules" if module is None else repr(module)

@@ -2,11 +2,13 @@
 
 ========= =====================================================================================
 ``.``     one for each module of the preload, as it begins
-``!``     the template is about to serve; nothing follows
+``!``     the template is about to serve
+``?``     it cannot: a pickle of the errno and its text follows
 otherwise why it gave up: a pickle of reason, module and traceback, or stacks from faulthandler
 ========= =====================================================================================
 
-All of it fits into the pipe: the client reads only when it has to.
+All of it fits into the pipe: the client reads only when it has to. The template closes its end before its first fork,
+when it serves.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import contextlib
 import os
 import pickle
 import threading
+
+from . import _native
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 _MODULE = b"."
 _READY = b"!"
+_CANNOT_SERVE = b"?"
 _PICKLE = b"\x80"
 
 _MAX_TRACEBACK = 30_000
@@ -48,10 +53,16 @@ class Report:
         self._tell(pickle.dumps((reason, module, end)))
 
     def be_ready(self) -> None:
-        """Tell that the template is about to serve."""
+        """Tell that the template is about to serve. Its first fork closes the pipe."""
         self._tell(_READY)
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        _native.close_at_fork(fd)
+
+    def fail_to_serve(self, error: OSError) -> None:
+        """Tell why it cannot; nothing once it has forked."""
+        if self.fd < 0:
+            self.fd = _native.close_at_fork(-1)
+        self._tell(_CANNOT_SERVE + pickle.dumps((error.errno, error.strerror)))
 
     def _tell(self, content: bytes) -> None:
         with contextlib.suppress(OSError):  # the client has gone, or a preloaded module has closed the pipe
@@ -69,16 +80,24 @@ class Reader:
 
     def is_ready(self) -> bool:
         """Whether the template serves by now, or is about to."""
-        return self._read().lstrip(_MODULE) == _READY
+        return self._after_modules().startswith(_READY)
 
     def modules_begun(self) -> int:
         """How many modules the preload has come to."""
         content = self._read()
         return len(content) - len(content.lstrip(_MODULE))
 
+    def error_of_serving(self) -> tuple[int, str] | None:
+        """Return the errno and its text for which the template cannot serve, if that is so."""
+        rest = self._after_modules().lstrip(_READY)
+        if not rest.startswith(_CANNOT_SERVE):
+            return None
+        error: tuple[int, str] = pickle.loads(rest[len(_CANNOT_SERVE) :])
+        return error
+
     def failure(self) -> Failure | None:
         """Why the template gave up, if it was able to say so."""
-        rest = self._read().lstrip(_MODULE)
+        rest = self._after_modules()
         if not rest.startswith(_PICKLE):
             return None
         failure: Failure = pickle.loads(rest)
@@ -86,8 +105,11 @@ class Reader:
 
     def stacks(self) -> str:
         """Where its threads were when the time limit was over, as far as that has been told."""
-        rest = self._read().lstrip(_MODULE)
-        return "" if rest.startswith((_PICKLE, _READY)) else rest.decode("utf-8", "replace")
+        rest = self._after_modules()
+        return "" if rest.startswith((_PICKLE, _READY, _CANNOT_SERVE)) else rest.decode("utf-8", "replace")
+
+    def _after_modules(self) -> bytes:
+        return self._read().lstrip(_MODULE)
 
     def _read(self) -> bytes:
         with self._lock, contextlib.suppress(BlockingIOError):

@@ -154,15 +154,7 @@ def run_server(
 
     Raises `OSError` when the server cannot be set up.
     """
-    server = _native.Server(
-        config.listener_fd,
-        config.alive_fd,
-        config.authkey,
-        config.max_children,
-        config.max_spares,
-        config.spare_quiet,
-        shared_modules.loaded(),
-    )
+    server = _new_server(config, report)
     # The children's, from now on: preloaded modules may have changed what the launching client had.
     config.surroundings = surroundings.look()
     has_collector = gc.isenabled()
@@ -170,12 +162,32 @@ def run_server(
     prepare_memory(child.serve, config)
     report.be_ready()
     run_child = child.run  # looked up here, and not by every child
-    request = server.serve(_load_modules)
+    try:
+        request = server.serve(_load_modules)
+    except OSError as error:
+        report.fail_to_serve(error)
+        raise
     if request is not None:
         if has_collector:
             gc.enable()
         run_child(request, config)
     server.close()
+
+
+def _new_server(config: TemplateConfig, report: Report) -> _native.Server:
+    try:
+        return _native.Server(
+            config.listener_fd,
+            config.alive_fd,
+            config.authkey,
+            config.max_children,
+            config.max_spares,
+            config.spare_quiet,
+            shared_modules.loaded(),
+        )
+    except OSError as error:
+        report.fail_to_serve(error)
+        raise
 
 
 def _load_modules(bits: int) -> None:

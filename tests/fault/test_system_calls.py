@@ -740,13 +740,17 @@ def few_descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def exit_code_or_message(process):
+def error_of_start(process):
+    """Return errno and text of the error of a start, and keep nothing of what has met with it."""
     try:
         process.start()
     except OSError as error:
-        return str(error)
-    process.join()
-    return process.exitcode
+        return error.errno, error.strerror
+    return None
+
+
+def could_not_serve(error):
+    return f"the fork server could not begin to serve: {os.strerror(error)}"
 
 
 CALLS_OF_A_START = [
@@ -760,16 +764,31 @@ CALLS_OF_A_START = [
     "signalfd",
 ]
 
+NOT_NEEDED = {"getrlimit", "setrlimit"}
+"""Those that a server does without: it then has as many descriptors as it was started with."""
+
 
 @pytest.mark.parametrize("call", CALLS_OF_A_START)
-def test_start_of_the_server(with_epoll, faults, few_descriptors, ctx, call):
-    """There is one clear error, or it does without; and the next start works."""
+def test_start_of_the_server(with_epoll, faults, few_descriptors, capfd, ctx, call):
+    """The start raises that errno, after one launch, or the server does without; and the next start works."""
+    check_starts_of_the_server(faults, capfd, ctx, call)
+
+
+@pytest.mark.parametrize("call", ["calloc", "fcntl", "pipe2", "setrlimit"])
+def test_start_of_a_server_that_polls(with_poll, faults, few_descriptors, capfd, ctx, call):
+    check_starts_of_the_server(faults, capfd, ctx, call)
+
+
+def check_starts_of_the_server(faults, capfd, ctx, call):
     before = descriptors()
     for error in numbers(call):
         process = ctx.Process(target=targets.leave, args=(3,))
         with failing(faults, call, error, caller=CORE):
-            outcome = exit_code_or_message(process)
-            assert outcome == 3 or "the fork server" in outcome
+            if call in NOT_NEEDED:
+                assert exit_code_or_errno(process) == 3
+            else:
+                assert error_of_start(process) == (error, could_not_serve(error))
+                assert capfd.readouterr().err.count("Traceback") == 1
         process.close()
         fastfork.stop()
         assert descriptors() == before
