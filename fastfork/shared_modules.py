@@ -39,8 +39,11 @@ def loaded() -> int:
 
 
 def load(bits: int) -> None:
-    """Import those that `loaded` has told of. One that cannot be imported here is for the children to try."""
+    """Import those that `loaded` has told of. One that cannot be imported here is for the children to try.
+
+    What is found by its name on the client's path may be any file, and raise anything.
+    """
     for name, bit in _BITS:
         if bits & bit:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(BaseException):
                 __import__(name)

@@ -103,3 +103,35 @@ def test_a_module_that_cannot_be_imported_is_left_to_the_children(monkeypatch):
     shared_modules.load(0x7FFF0000)
     assert sys.modules["multiprocessing.shared_memory"] is None
     assert "multiprocessing.sharedctypes" in sys.modules
+
+
+SHADOWED = """
+    import sys
+    import fastfork
+    from fastfork import forkserver
+
+    def run(ctx):
+        process = ctx.Process(target=int)
+        process.start()
+        process.join()
+        return process.exitcode, forkserver._forkserver._forkserver_pid
+
+    if __name__ == "__main__":
+        moment, folder = sys.argv[1:]
+        ctx = fastfork.get_context()
+        before = run(ctx) if moment == "later" else None
+        sys.path.remove(folder)
+        import multiprocessing.shared_memory
+        sys.path.insert(0, folder)
+        found = [run(ctx) for _ in range(3)]
+        assert {code for code, _ in found} == {0}, found
+        assert len({*found, before or found[0]}) == 1, (before, found)
+"""
+
+
+@pytest.mark.parametrize("source", ["import sys; sys.exit(3)", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize("moment", ["at the launch", "later"])
+def test_a_module_of_the_same_name_that_is_found_first_ends_no_template(programs, moment, source):
+    programs.write("plugins/secrets.py", source)
+    folder = str(programs.folder / "plugins")
+    programs.run(SHADOWED, moment, folder, environment={"PYTHONPATH": folder})
