@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from . import _native
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .config import TemplateConfig
     from .report import Report
@@ -51,18 +52,48 @@ def preload(config: TemplateConfig, report: Report) -> None:
     `config.preload_timeout` seconds are over, the process ends.
     """
     limit = _TimeLimit(config.preload_timeout, report.fd)
-    for name in names_to_import(config):
-        report.begin_module()
-        limit.arm()
-        _attempt(name, _importer(name, config), config.on_error)
-    for name, content in config.calls:
-        report.begin_module()
-        limit.arm()
-        _attempt(name, functools.partial(_call, content), "fail")
-    flush_standard_streams()  # children would inherit what is still buffered, and print it again (gh-135335)
+    with _ending_with_the_client(config.alive_fd):
+        for name in names_to_import(config):
+            report.begin_module()
+            limit.arm()
+            _attempt(name, _importer(name, config), config.on_error)
+        for name, content in config.calls:
+            report.begin_module()
+            limit.arm()
+            _attempt(name, functools.partial(_call, content), "fail")
+        flush_standard_streams()  # children would inherit what is still buffered, and print it again (gh-135335)
     limit.cancel()
     if config.on_threads != "ignore":
         _judge_threads(config.on_threads)
+
+
+@contextlib.contextmanager
+def _ending_with_the_client(alive_fd: int) -> Iterator[None]:
+    """Have this process be told to end when its client ends: otherwise a preload that hangs would outlive that.
+
+    The kernel tells it by SIGTERM, on Linux. That needs no thread, of which whatever forks would be warned.
+    """
+    import fcntl
+
+    try:
+        if hasattr(fcntl, "F_SETSIG"):
+            with contextlib.suppress(OSError):  # a kernel that only looks like Linux
+                fcntl.fcntl(alive_fd, fcntl.F_SETOWN, os.getpid())
+                fcntl.fcntl(alive_fd, fcntl.F_SETSIG, signal.SIGTERM)
+                _set_flag(alive_fd, os.O_ASYNC, is_set=True)
+            if _native.is_hung_up(alive_fd):  # it has ended before that
+                os.kill(os.getpid(), signal.SIGTERM)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a module has closed it
+            _set_flag(alive_fd, os.O_ASYNC, is_set=False)
+
+
+def _set_flag(fd: int, flag: int, *, is_set: bool) -> None:
+    import fcntl
+
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags | flag if is_set else flags & ~flag)
 
 
 def flush_standard_streams() -> None:

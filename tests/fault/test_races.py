@@ -434,10 +434,10 @@ import fastfork.forkserver
 
 if __name__ == "__main__":
     server = fastfork.forkserver if sys.argv[1] == "fastfork" else multiprocessing.forkserver
-    server.set_forkserver_preload(["slow_to_load"])
+    server.set_forkserver_preload(["slow_to_load"], **({"timeout": 1} if "limited" in sys.argv else {}))
     server.ensure_running()
     print("launched", flush=True)
-    if len(sys.argv) > 2:
+    if "starts" in sys.argv:
         multiprocessing.get_context(sys.argv[1]).Process(target=int).start()
     time.sleep(600)
 """
@@ -454,7 +454,7 @@ def client_that_dies(programs, tmp_path):
     """Run a client whose server waits in its preload; returns it, and a function that tells what is left of it."""
     clients = []
 
-    def run(server, *arguments):
+    def run(kind, *arguments):
         programs.write("slow_to_load.py", SLOW)
         sockets = tmp_path / "t"
         sockets.mkdir(exist_ok=True)
@@ -464,7 +464,7 @@ def client_that_dies(programs, tmp_path):
             "PYTHONPATH": str(programs.folder),
             "FASTFORK_TEST_OF_RACES": str(tmp_path),
         }
-        command = [sys.executable, programs.write("program.py", DIES), METHODS[server.kind], *arguments]
+        command = [sys.executable, programs.write("program.py", DIES), METHODS[kind], *arguments]
         clients.append(
             subprocess.Popen(command, cwd=programs.folder, env=environment, stdout=subprocess.PIPE)
         )
@@ -488,7 +488,7 @@ def client_that_dies(programs, tmp_path):
 def test_a_client_that_dies_while_its_server_preloads_leaves_nothing(
     server, client_that_dies, programs, moment, arguments
 ):
-    dying, left = client_that_dies(server, *arguments)
+    dying, left = client_that_dies(server.kind, *arguments)
     if moment != "launched":
         wait_until((programs.folder / "begun").exists)
     if moment in ("released", "just after"):
@@ -499,6 +499,17 @@ def test_a_client_that_dies_while_its_server_preloads_leaves_nothing(
     (programs.folder / "released").touch()
     with contextlib.suppress(AssertionError):
         wait_until(lambda: left() == ([], []))
+    assert left() == ([], [])
+
+
+@pytest.mark.parametrize("arguments", [(), ("starts",), ("limited",), ("limited", "starts")])
+def test_a_preload_that_hangs_does_not_outlive_its_client(client_that_dies, programs, arguments):
+    dying, left = client_that_dies("fastfork", *arguments)
+    wait_until((programs.folder / "begun").exists)
+    dying.kill()
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: left() == ([], []), timeout=20)
+    (programs.folder / "released").touch()
     assert left() == ([], [])
 
 
