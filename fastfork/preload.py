@@ -47,9 +47,10 @@ def preload(config: TemplateConfig, report: Report) -> None:
     """Import the modules that a template is to have.
 
     What happens to an exception, of every kind and `SystemExit` among them, is `config.on_error`: ``"ignore"``,
-    ``"warn"`` (an `ImportWarning`) or ``"fail"`` (`PreloadFailedError`). What happens to threads that are left running
-    is `config.on_threads`: ``"ignore"``, ``"warn"`` (a `RuntimeWarning`) or ``"refuse"`` (`PreloadFailedError`). When
-    `config.preload_timeout` seconds are over, the process ends.
+    ``"warn"`` (an `ImportWarning`) or ``"fail"`` (`PreloadFailedError`). But `KeyboardInterrupt` is raised: it is the
+    user's, and no module's. What happens to threads that are left running is `config.on_threads`: ``"ignore"``,
+    ``"warn"`` (a `RuntimeWarning`) or ``"refuse"`` (`PreloadFailedError`). When `config.preload_timeout` seconds are
+    over, the process ends.
     """
     limit = _TimeLimit(config.preload_timeout, report.fd)
     with _ending_with_the_client(config.alive_fd):
@@ -158,6 +159,8 @@ def _import_main(main: dict[str, str]) -> None:
 def _attempt(name: str, action: Callable[[], object], on_error: str) -> None:
     try:
         action()
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         if on_error == "fail":
             reason = f"the fork server could not preload {name!r} (on_error='fail')"

@@ -134,9 +134,15 @@ def _without_collections() -> Iterator[None]:
 
 
 def _preload_and_report(config: TemplateConfig, report: Report) -> bool:
-    """Preload; what fails is told to the client that waits, and to standard error."""
+    """Preload; what fails is told to the client that waits, and to standard error.
+
+    After ^C the client need not be told: the next template preloads anew.
+    """
     try:
         preload(config, report)
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())
+        return False
     except PreloadFailedError as error:
         report.fail(error.reason, error.module, error.traceback)
         with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed

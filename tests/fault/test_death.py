@@ -1135,13 +1135,14 @@ if __name__ == "__main__":
 """
 
 
-def run_at_terminal(programs, *arguments):
-    """Run a program at a terminal, and press ^C once it and its children are ready: its status and output."""
+def run_at_terminal(programs, source, *arguments):
+    """Run a program at a terminal, and press ^C once four of it and its children are ready: its status and output."""
     master, slave = os.openpty()
-    command = [sys.executable, str(programs.write("program.py", TERMINAL)), *arguments]
+    command = [sys.executable, str(programs.write("program.py", source)), *arguments]
     own = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", own, *command],
+        cwd=programs.folder,
         env={**os.environ, "NO_COLOR": "1"},
         stdin=slave,
         stdout=slave,
@@ -1173,6 +1174,69 @@ def essential(text):
 
 @pytest.mark.parametrize("how", ["catches", "ignores", "nothing"])
 def test_an_interrupt_at_a_terminal_is_that_of_the_standard_library(programs, how):
-    mine = run_at_terminal(programs, "fastfork", how)
-    assert mine == run_at_terminal(programs, "forkserver", how)
+    mine = run_at_terminal(programs, TERMINAL, "fastfork", how)
+    assert mine == run_at_terminal(programs, TERMINAL, "forkserver", how)
     assert ("again" in mine[1]) == (how != "nothing")
+
+
+INTERRUPTED_PRELOAD = """
+import multiprocessing.forkserver, os, sys, time
+
+import fastfork.forkserver
+
+def report(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+def wait_for_the_end(pid):
+    deadline = time.monotonic() + 20
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+def report_modules():
+    report("preloaded" if "slow_to_load" in sys.modules else "not preloaded")
+
+if __name__ == "__main__":
+    method, when = sys.argv[1:]
+    context = multiprocessing.get_context(method)
+    server = fastfork.forkserver if method == "fastfork" else multiprocessing.forkserver
+    server.set_forkserver_preload(["slow_to_load"])
+    try:
+        context.Process(target=report_modules).start()
+    except KeyboardInterrupt:
+        report("client: interrupted")
+    if when == "after it":
+        wait_for_the_end(server._forkserver._forkserver_pid)
+    again = context.Process(target=report_modules)
+    again.start()
+    again.join()
+    report("again", again.exitcode)
+"""
+
+SLOW_AT_FIRST = """
+import os, pathlib, time
+if not pathlib.Path("begun").exists():
+    pathlib.Path("begun").touch()
+    os.write(1, b"ready\\n" * 4)
+    for _ in range(6000):
+        time.sleep(0.1)
+"""
+
+
+def run_with_interrupted_preload(programs, method, when):
+    programs.write("slow_to_load.py", SLOW_AT_FIRST)
+    (programs.folder / "begun").unlink(missing_ok=True)
+    return run_at_terminal(programs, INTERRUPTED_PRELOAD, method, when)
+
+
+def test_an_interrupt_amid_a_preload_is_that_of_the_standard_library(programs):
+    """The server dies of it, and the next one preloads anew."""
+    mine = run_with_interrupted_preload(programs, "fastfork", "after it")
+    assert mine == run_with_interrupted_preload(programs, "forkserver", "after it")
+    assert "preloaded" in mine[1]
+
+
+def test_a_start_just_after_an_interrupt_amid_a_preload_has_what_is_to_be_preloaded(programs):
+    for _ in range(3):
+        status, lines = run_with_interrupted_preload(programs, "fastfork", "at once")
+        assert (status, "preloaded" in lines, "again 0" in lines) == (0, True, True), lines

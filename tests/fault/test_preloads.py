@@ -54,8 +54,6 @@ raise Unpicklable('no luck')
     "SystemExit": "raise SystemExit('no luck')",
     "SystemExit of 0": "import sys; sys.exit(0)",
     "SystemExit of an object": "import sys; sys.exit(object())",
-    "KeyboardInterrupt": "raise KeyboardInterrupt",
-    "SIGINT": "import os, signal; os.kill(os.getpid(), signal.SIGINT)\nwhile True: pass",
 }
 if sys.version_info >= (3, 11):
     RAISED["ExceptionGroup"] = "raise ExceptionGroup('no luck', [ValueError('one'), TypeError('two')])"
@@ -159,6 +157,8 @@ def test_a_failure_without_standard_error_reaches_the_caller(preload):
 
 
 ENDINGS = {
+    "KeyboardInterrupt": (1, "raise KeyboardInterrupt"),
+    "SIGINT": (1, "import os, signal; os.kill(os.getpid(), signal.SIGINT)\nwhile True: pass"),
     "os._exit(3)": (3, "import os; os._exit(3)"),
     "os._exit(0)": (0, "import os; os._exit(0)"),
     "SIGKILL": (-9, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),

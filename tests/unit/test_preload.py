@@ -21,7 +21,6 @@ FAILURES = {
     "ModuleNotFoundError": "import no_such_module_anywhere",
     "ValueError": "raise ValueError('no luck')",
     "SystemExit": "raise SystemExit('no luck')",
-    "KeyboardInterrupt": "raise KeyboardInterrupt",
     "SyntaxError": "def 1",
     "Exception": "class Own(Exception): pass\nraise Own('no luck') from OSError('below')",
     "BaseException": "class Own(BaseException): pass\nraise Own('no luck')",
@@ -119,6 +118,23 @@ def test_fail_brings_the_traceback_to_the_caller(capfd, ctx, preload, module, ki
     assert f'preloaded.py", line {line}' in caught.value.traceback
     assert caught.value.traceback in str(caught.value)
     assert caught.value.traceback in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("on_error", ["ignore", "warn", "fail"])
+def test_an_interrupt_ends_the_template_and_the_next_one_preloads_anew(
+    ask, preload, module, tmp_path, on_error
+):
+    begun = tmp_path / "begun"
+    module(
+        "import os, pathlib, signal\n"
+        f"begun = pathlib.Path({str(begun)!r})\n"
+        "is_first = not begun.exists()\n"
+        "begun.touch()\n"
+        "if is_first: os.kill(os.getpid(), signal.SIGINT)\n"
+        "while is_first: pass\n"
+    )
+    preload(["preloaded"], on_error=on_error)
+    assert ask(targets.send_modules, ["preloaded"]) == ["preloaded"]
 
 
 def test_fail_tells_of_causes_too(capfd, ctx, preload, module):
