@@ -258,7 +258,6 @@ import multiprocessing, sys
 
 sys.path.insert(0, {str(Path(ends.__file__).parents[1])!r})
 import fastfork
-from fastfork import popen
 from support import ends
 
 if __name__ == "__main__":
