@@ -344,10 +344,12 @@ static bool try_doom(struct trial *trial)
     else
         check_failure(&frame, 0);
     CHECK_INT(close(sock), 0);
-    while (ready >= 0 && read(ready, &byte, 1) > 0)
-        continue;
-    if (ready >= 0)
+    if (ready >= 0) {
+        do
+            await_readable(ready);
+        while (read(ready, &byte, 1) > 0);
         CHECK_INT(close(ready), 0);
+    }
     if (is_told && frame.type == FF_FRAME_STARTED)
         return true;
     count_failure(trial);
