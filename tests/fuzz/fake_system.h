@@ -229,6 +229,12 @@ static bool fake_is_unreaped_spare(const struct fake_child *child)
     return child->is_spare && child->state != FAKE_REAPED;
 }
 
+/* However long: its client waits for as long as it lives. */
+static bool fake_is_silent(const struct fake_child *child)
+{
+    return child->is_on_demand && child->state == FAKE_ALIVE && child->sock >= 0;
+}
+
 /* Nobody has written to it, nor let go of it. */
 static bool fake_is_idle_spare(const struct fake_child *child)
 {
