@@ -454,72 +454,72 @@ static int current_system(void)
 #endif
 }
 
-static const struct row {
+struct row {
     const char *call;
     int systems;
     int may;
     int errors[8]; /* ended by 0 */
-} table[] =
-    {
-        {"fork", ON_ALL, 0, {EAGAIN, ENOMEM}},
-        {"accept", ON_OTHERS, 0, {ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM}},
-        {"accept4", ON_LINUX, 0, {ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSYS}},
-        {"recvmsg", ON_ALL, 0, {EINTR, ENOMEM, EAGAIN}},
-        {"recvmsg", ON_ALL, BREAKS, {ECONNRESET}},
-        {"recv", ON_ALL, 0, {EINTR, ENOMEM}},
-        {"recv",
-         ON_ALL,
-         BREAKS,
-         {EAGAIN}}, /* an event that brings nothing is taken for the end of the client */
-        {"sendmsg", ON_ALL, 0, {EINTR, ENOMEM, ENOBUFS, ETOOMANYREFS}},
-        {"sendmsg", ON_ALL, BREAKS, {ECONNRESET, EPIPE}},
-        {"send", ON_ALL, 0, {EPIPE, EAGAIN, ENOMEM}},
-        {"shutdown", ON_ALL, 0, {ENOTCONN, ENOBUFS}},
-        {"socketpair", ON_ALL, 0, {EMFILE, ENFILE, ENOMEM, EINVAL}},
-        {"kill", ON_ALL, 0, {EPERM, ESRCH}},
-        {"epoll_create1", ON_EPOLL, PREVENTS, {EMFILE, ENFILE, ENOMEM, ENOSYS}},
-        {"epoll_ctl", ON_EPOLL, PREVENTS, {ENOMEM, ENOSPC}},
-        {"epoll_wait", ON_EPOLL, 0, {EINTR}},
-        {"poll", ON_POLL | ON_OTHERS, 0, {EINTR, ENOMEM}},
-        {"pipe2", ON_LINUX, PREVENTS, {EMFILE, ENFILE, ENOSYS}},
-        {"pipe", ON_OTHERS, PREVENTS, {EMFILE, ENFILE}},
-        {"signalfd", ON_EPOLL, PREVENTS, {EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS}},
-        {"waitid", ON_ALL, 0, {EINTR}},
-        {"waitid", ON_ALL, FORGIVES, {ENOSYS}},
-        {"wait4", ON_ALL, 0, {EINTR, EINVAL}},
-        {"mmap", ON_ALL, 0, {EACCES, EAGAIN, ENOMEM}},
-        {"madvise", ON_LINUX, 0, {EAGAIN, EINVAL, ENOMEM}},
-        {"ftruncate", ON_ALL, 0, {EPERM, EINTR}},
-        {"fcntl", ON_ALL, PREVENTS | BREAKS, {EAGAIN, EMFILE, EPERM}},
-        {"getrlimit", ON_ALL, 0, {EPERM, EINVAL}},
-        {"setrlimit", ON_ALL, 0, {EPERM, EINVAL}},
-        {"getentropy", ON_ALL, TURNS_AWAY, {EIO, ENOSYS}},
-        {"getsockopt", ON_ALL, TURNS_AWAY, {ENOBUFS, ENOPROTOOPT}},
-        {"read", ON_ALL, 0, {EINTR, EAGAIN}},
-        {"write", ON_POLL | ON_OTHERS, 0, {EINTR}},
-        {"open", ON_LINUX, 0, {EACCES, EMFILE, ENFILE, ENOENT, ENOMEM}},
-        {"shm_open", ON_OTHERS, 0, {EACCES, EEXIST, EMFILE, ENFILE}},
-        {"pidfd_open", ON_EPOLL, 0, {EINVAL, EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS}},
-        {"memfd_create", ON_LINUX, 0, {EINVAL, EMFILE, ENFILE, ENOMEM, ENOSYS}},
-        {"close_range", ON_ALL, 0, {EINVAL, EMFILE, ENOMEM, ENOSYS}},
-        {"pwritev2", ON_LINUX, 0, {EAGAIN, EOPNOTSUPP, ENOSYS}},
-        {"malloc", ON_ALL, 0, {ENOMEM}},
-        {"calloc", ON_ALL, PREVENTS | TURNS_AWAY, {ENOMEM}},
-        {"realloc", ON_POLL | ON_OTHERS, PREVENTS, {ENOMEM}},
-    },
-  table_of_spares[] = {
-      {"fork", 0, 0, {EAGAIN, ENOMEM}},
-      {"recv", ON_ALL, 0, {EINTR, ENOMEM}},
-      {"recv", ON_ALL, BREAKS, {EAGAIN}},
-      {"sendmsg", ON_ALL, 0, {EINTR, ENOMEM, ENOBUFS, ETOOMANYREFS}},
-      {"socketpair", 0, 0, {EMFILE, ENFILE, ENOMEM}},
-      {"kill", 0, 0, {EPERM}},
-      {"epoll_ctl", ON_EPOLL, 0, {ENOMEM, ENOSPC}},
-      {"waitid", ON_ALL, 0, {EINTR, EINVAL}},
-      {"wait4", ON_ALL, 0, {EINTR, EINVAL}},
-      {"malloc", 0, 0, {ENOMEM}},
-      {"calloc", 0, 0, {ENOMEM}},
-  };
+};
+
+static const struct row table[] = {
+    {"fork", ON_ALL, 0, {EAGAIN, ENOMEM}},
+    {"accept", ON_OTHERS, 0, {ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM}},
+    {"accept4", ON_LINUX, 0, {ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSYS}},
+    {"recvmsg", ON_ALL, 0, {EINTR, ENOMEM, EAGAIN}},
+    {"recvmsg", ON_ALL, BREAKS, {ECONNRESET}},
+    {"recv", ON_ALL, 0, {EINTR, ENOMEM}},
+    {"recv", ON_ALL, BREAKS, {EAGAIN}}, /* taken for the end of the client */
+    {"sendmsg", ON_ALL, 0, {EINTR, ENOMEM, ENOBUFS, ETOOMANYREFS}},
+    {"sendmsg", ON_ALL, BREAKS, {ECONNRESET, EPIPE}},
+    {"send", ON_ALL, 0, {EPIPE, EAGAIN, ENOMEM}},
+    {"shutdown", ON_ALL, 0, {ENOTCONN, ENOBUFS}},
+    {"socketpair", ON_ALL, 0, {EMFILE, ENFILE, ENOMEM, EINVAL}},
+    {"kill", ON_ALL, 0, {EPERM, ESRCH}},
+    {"epoll_create1", ON_EPOLL, PREVENTS, {EMFILE, ENFILE, ENOMEM, ENOSYS}},
+    {"epoll_ctl", ON_EPOLL, PREVENTS, {ENOMEM, ENOSPC}},
+    {"epoll_wait", ON_EPOLL, 0, {EINTR}},
+    {"poll", ON_POLL | ON_OTHERS, 0, {EINTR, ENOMEM}},
+    {"pipe2", ON_LINUX, PREVENTS, {EMFILE, ENFILE, ENOSYS}},
+    {"pipe", ON_OTHERS, PREVENTS, {EMFILE, ENFILE}},
+    {"signalfd", ON_EPOLL, PREVENTS, {EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS}},
+    {"waitid", ON_ALL, 0, {EINTR}},
+    {"waitid", ON_ALL, FORGIVES, {ENOSYS}},
+    {"wait4", ON_ALL, 0, {EINTR, EINVAL}},
+    {"mmap", ON_ALL, 0, {EACCES, EAGAIN, ENOMEM}},
+    {"madvise", ON_LINUX, 0, {EAGAIN, EINVAL, ENOMEM}},
+    {"ftruncate", ON_ALL, 0, {EPERM, EINTR}},
+    {"fcntl", ON_ALL, PREVENTS | BREAKS, {EAGAIN, EMFILE, EPERM}},
+    {"getrlimit", ON_ALL, 0, {EPERM, EINVAL}},
+    {"setrlimit", ON_ALL, 0, {EPERM, EINVAL}},
+    {"getentropy", ON_ALL, TURNS_AWAY, {EIO, ENOSYS}},
+    {"getsockopt", ON_ALL, TURNS_AWAY, {ENOBUFS, ENOPROTOOPT}},
+    {"read", ON_ALL, 0, {EINTR, EAGAIN}},
+    {"write", ON_POLL | ON_OTHERS, 0, {EINTR}},
+    {"open", ON_LINUX, 0, {EACCES, EMFILE, ENFILE, ENOENT, ENOMEM}},
+    {"shm_open", ON_OTHERS, 0, {EACCES, EEXIST, EMFILE, ENFILE}},
+    {"pidfd_open", ON_EPOLL, 0, {EINVAL, EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS}},
+    {"memfd_create", ON_LINUX, 0, {EINVAL, EMFILE, ENFILE, ENOMEM, ENOSYS}},
+    {"close_range", ON_ALL, 0, {EINVAL, EMFILE, ENOMEM, ENOSYS}},
+    {"pwritev2", ON_LINUX, 0, {EAGAIN, EOPNOTSUPP, ENOSYS}},
+    {"malloc", ON_ALL, 0, {ENOMEM}},
+    {"calloc", ON_ALL, PREVENTS | TURNS_AWAY, {ENOMEM}},
+    {"realloc", ON_POLL | ON_OTHERS, PREVENTS, {ENOMEM}},
+};
+
+/* Where there are spares. */
+static const struct row table_of_spares[] = {
+    {"fork", 0, 0, {EAGAIN, ENOMEM}},
+    {"recv", ON_ALL, 0, {EINTR, ENOMEM}},
+    {"recv", ON_ALL, BREAKS, {EAGAIN}},
+    {"sendmsg", ON_ALL, 0, {EINTR, ENOMEM, ENOBUFS, ETOOMANYREFS}},
+    {"socketpair", 0, 0, {EMFILE, ENFILE, ENOMEM}},
+    {"kill", 0, 0, {EPERM}},
+    {"epoll_ctl", ON_EPOLL, 0, {ENOMEM, ENOSPC}},
+    {"waitid", ON_ALL, 0, {EINTR, EINVAL}},
+    {"wait4", ON_ALL, 0, {EINTR, EINVAL}},
+    {"malloc", 0, 0, {ENOMEM}},
+    {"calloc", 0, 0, {ENOMEM}},
+};
 
 /* At one place after another, until it is one that no call comes to. */
 static void try_everywhere(const struct row *row, int error, bool has_spares)
