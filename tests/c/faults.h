@@ -64,7 +64,15 @@ FAULTY(int, shutdown, (int fd, int how), (fd, how), -1)
 FAULTY(int, kill, (pid_t pid, int number), (pid, number), -1)
 FAULTY(int, socketpair, (int domain, int type, int protocol, int ends[2]), (domain, type, protocol, ends), -1)
 FAULTY(int, epoll_create1, (int flags), (flags), -1)
-FAULTY(int, epoll_ctl, (int fd, int what, int other, struct epoll_event *event), (fd, what, other, event), -1)
+int __real_epoll_ctl(int fd, int what, int other, struct epoll_event *event);
+int __wrap_epoll_ctl(int fd, int what, int other, struct epoll_event *event);
+int __wrap_epoll_ctl(int fd, int what, int other, struct epoll_event *event)
+{
+    bool may_strike = what != EPOLL_CTL_DEL; /* it takes no memory to forget one */
+
+    return may_strike && fault_strikes("epoll_ctl") ? -1 : __real_epoll_ctl(fd, what, other, event);
+}
+
 FAULTY(int, epoll_wait, (int fd, struct epoll_event *events, int count, int ms), (fd, events, count, ms), -1)
 FAULTY(int, poll, (struct pollfd * polled, nfds_t count, int ms), (polled, count, ms), -1)
 FAULTY(int, pipe, (int *ends), (ends), -1)
