@@ -377,6 +377,7 @@ static void use_server(struct trial *trial)
         {.flags = FF_FORK_PIDFD | FF_FORK_HELD | FF_FORK_STREAM | FF_FORK_OPTIONS},
     };
 
+    write_all(trial->serving.alive, "", 1); /* it is no end that may be read there */
     ask_for_status(trial);
     for (uint32_t i = 0; i < sizeof wishes / sizeof *wishes; i++)
         while (!try_start(trial, i + 1, wishes[i]))
