@@ -7,6 +7,7 @@
 
 #include "ff_server.h"
 
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -974,7 +975,7 @@ static void check_alive(struct ff_server *server)
     char byte;
     ssize_t received = FF_RETRY_EINTR(read(server->config.alive_fd, &byte, 1));
 
-    if (received > 0 || (received < 0 && errno == EAGAIN))
+    if (received > 0 || (received < 0 && !(ff_wait_readable(server->config.alive_fd, 0) & ~POLLIN)))
         return;
     server->leaving = true;
     ff_spares_dismiss(&server->spares);

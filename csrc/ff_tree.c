@@ -255,8 +255,9 @@ static bool is_live_own_child(pid_t pid)
 {
     siginfo_t info = {0};
 
-    return FF_RETRY_EINTR(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT)) == 0 &&
-           info.si_pid == 0;
+    if (FF_RETRY_EINTR(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT)) < 0)
+        return errno != ECHILD;
+    return info.si_pid == 0;
 }
 
 bool ff_tree_kill(struct ff_tree *tree)
