@@ -20,6 +20,8 @@ from support.processes import DEADLINE, PROC, exit_code_of, fork, marked, state_
 
 from fastfork import _native, forkserver
 
+from .interposing import CORE
+
 METHODS = {"fastfork": "fastfork", "stdlib": "forkserver"}
 
 THREADS = 8
@@ -444,7 +446,7 @@ if __name__ == "__main__":
 
 SLOW = """
 import os, pathlib, time
-pathlib.Path("begun").touch()
+pathlib.Path("begun").write_text(f"{os.getpid()}.")
 while not pathlib.Path("released").exists(): time.sleep(0.002)
 """
 
@@ -493,10 +495,48 @@ def test_a_client_that_dies_while_its_server_preloads_leaves_nothing(
         wait_until((programs.folder / "begun").exists)
     if moment in ("released", "just after"):
         (programs.folder / "released").touch()
-    if moment == "just after":
-        time.sleep(random.Random(str(arguments)).random() * 0.1)
+    delay = random.SystemRandom().uniform(0, 0.1) if moment == "just after" else 0
+    time.sleep(delay)
     dying.kill()
     (programs.folder / "released").touch()
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: left() == ([], []))
+    assert left() == ([], []), f"killed {delay} s after"
+
+
+CALLS_AFTER_A_PRELOAD = [
+    "calloc",
+    "getrlimit",
+    "epoll_create1",
+    "signalfd",
+    "pipe2",
+    "epoll_ctl",
+    "epoll_wait",
+    "accept4",
+    "getsockopt",
+    "sendmsg",
+    "recvmsg",
+    "fork",
+]
+"""What a server calls for the first time once it has preloaded, up to the first child that it forks."""
+
+
+@pytest.mark.parametrize("call", CALLS_AFTER_A_PRELOAD)
+def test_a_client_that_dies_as_its_server_begins_to_serve_leaves_nothing(
+    with_epoll, faults, client_that_dies, programs, call
+):
+    dying, left = client_that_dies("fastfork", "starts")
+    begun = programs.folder / "begun"
+    wait_until(lambda: begun.exists() and begun.read_text().endswith("."))
+    template = int(begun.read_text()[:-1])
+    try:
+        with faults.stop(call, pid=template, caller=CORE):
+            (programs.folder / "released").touch()
+            wait_until(lambda: state_of(template) == "T")
+            dying.kill()
+            dying.wait()
+    finally:
+        os.kill(template, signal.SIGCONT)
     with contextlib.suppress(AssertionError):
         wait_until(lambda: left() == ([], []))
     assert left() == ([], [])
