@@ -457,9 +457,18 @@ def test_others_start_processes_as_fast_as_ever(server, payload, many_descriptor
     limits = everywhere(server, payload)
     with server.unharmed():
         ratios = [compare(server, payload, limits)]
-        while ratios[0] > 2 and len(ratios) < ATTEMPTS:
+        while ratios[0] > most_times_as_long() and len(ratios) < ATTEMPTS:
             ratios.append(compare(server, payload, limits))
-        assert statistics.median(ratios) <= 2, f"p99 {statistics.median(ratios):.1f} times as long"
+        assert statistics.median(ratios) <= most_times_as_long(), (
+            f"p99 {statistics.median(ratios):.1f} times as long"
+        )
+
+
+def most_times_as_long():
+    """Return how many times as long others' starts may take. The portable backend goes through all of its clients each
+    time that it waits, which takes 1.5 to 1.9 times as long on an idle machine and 1.5 to 2.7 times on a busy one.
+    """
+    return 3 if os.environ.get("FASTFORK_BACKEND") == "poll" else 2
 
 
 def compare(server, payload, limits):
