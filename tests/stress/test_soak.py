@@ -16,21 +16,25 @@ from types import SimpleNamespace
 import pytest
 from stress.soak import account as accounts
 from stress.soak import faults as faults_module
+from stress.soak import watch as watch_module
 from stress.soak.account import Account
+from stress.soak.conductor import zombies
 from stress.soak.faults import Faults
 from stress.soak.options import UNFIT_ERRNO
 from stress.soak.watch import (
     FEWEST_SAMPLES,
     LONGEST_ZOMBIE,
     MOST_GROWTH_WHILE_IDLE,
+    REST,
     WARM_UP,
     Idle,
     Life,
     Sample,
     Watch,
+    await_rest,
     changes,
 )
-from support.processes import wait_until
+from support.processes import DEADLINE, exit_code_of, fork, state_of, wait_until
 
 ROOT = Path(__file__).parents[2]
 STARTS = 400
@@ -234,6 +238,27 @@ def test_what_is_left_of_a_run_in_the_steady_template_is_seen(changed, problem):
     assert problem is None or problem in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("children", "held", "most"),
+    [([[], [5], []], [13], 13), ([[]], [15, 15, 13], 15), ([[]], [15, 15, 13], 13)],
+    ids=["children", "descriptors about to be closed", "descriptors"],
+)
+def test_a_template_is_at_rest_when_nothing_changes_any_more(monkeypatch, children, held, most):
+    def next_of(looks):
+        return looks.pop(0) if len(looks) > 1 else looks[0]
+
+    monkeypatch.setattr(watch_module, "children_of", lambda _pid: next_of(children))
+    monkeypatch.setattr(watch_module, "descriptors", lambda _pid: dict.fromkeys(range(next_of(held))))
+    await_rest(1, most, DEADLINE)
+    assert (children, held) == ([[]], [13])
+
+
+@pytest.mark.usefixtures("template")
+def test_what_keeps_a_child_does_not_come_to_rest():
+    with pytest.raises(AssertionError, match="in vain"):
+        await_rest(os.getpid(), 1000, 2 * REST)
+
+
 # ---- the faults ----
 
 TEMPLATE_FAULTS = ("kill", "stop", "limit")
@@ -343,3 +368,16 @@ def test_a_process_outlives_its_client_only_where_its_own_template_was_killed(
 def test_a_process_that_has_outlived_its_template_is_not_waited_for(account, orphaned):
     orphaned(is_of_template=False)[0].check_all_orphans()
     assert account.problems == []
+
+
+# ---- what the conductor leaves ----
+
+
+def test_a_dead_child_that_is_not_reaped_is_seen():
+    pid = fork(lambda: None)
+    try:
+        wait_until(lambda: state_of(pid) == "Z")
+        assert zombies() == [pid]
+    finally:
+        assert exit_code_of(pid) == 0
+    assert zombies() == []

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.support.processes import children_of, descriptors, marked, state_of, wait_until
+from tests.support.processes import marked, processes, state_of, wait_until
 
 from . import clients, report, watch
 from .account import LONGEST_START, ROOT, Account
@@ -104,6 +104,7 @@ class Conductor:
             self._server.stop()
         self._check_steady(before)
         self._steady.stop()
+        self._account.problems += [f"the conductor has left its child {pid} a zombie" for pid in zombies()]
         return report.summary(self._options, self._account, self._watch, seconds)
 
     def _run_clients(self) -> float:
@@ -318,9 +319,7 @@ class Conductor:
         pid = self._steady.pid
         assert pid is not None
         with contextlib.suppress(AssertionError):  # what it has then is told
-            wait_until(
-                lambda: not children_of(pid) and len(descriptors(pid)) <= descriptors_before, LONGEST_REST
-            )
+            watch.await_rest(pid, descriptors_before, LONGEST_REST)
         return watch.idle(pid, self._steady.starts)
 
     def _check_steady(self, before: Idle) -> None:
@@ -341,6 +340,11 @@ def _has_ended(client: Client, timeout: float) -> bool:
     poller = select.poll()
     poller.register(client.pidfd, select.POLLIN)
     return bool(poller.poll(timeout * 1000))
+
+
+def zombies() -> list[int]:
+    """Return the pids of the dead children of this process: templates that it has launched, and clients."""
+    return [process.pid for process in processes() if process.parent == os.getpid() and process.state == "Z"]
 
 
 def _have_usual_limit() -> None:

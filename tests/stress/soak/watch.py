@@ -9,7 +9,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.support.processes import PROC, children_of, processes
+from tests.support.processes import PROC, children_of, descriptors, processes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +30,9 @@ MOST_GROWTH_OF_MEMORY = 1 << 20  # bytes, of the resident and of the private mem
 MOST_GROWTH_WHILE_IDLE = {"resident": 1 << 20, "private": 1 << 18}
 """Bytes of each kind of memory that a template may keep of a whole run, once it has no client any more. In a short run
 it serves about a thousand starts: some hundred bytes that each of them leaves show."""
+
+REST = 1.0
+"""Seconds for which a template that is at rest holds the same."""
 
 PROBATION = 1.0
 """Seconds that a process must have listened alone to be taken for a template."""
@@ -193,6 +196,24 @@ class Watch:
                     f"template {life.pid} has grown: descriptors {descriptors:+}, resident memory {resident:+} bytes, "
                     f"private memory {private:+} bytes"
                 )
+
+
+def await_rest(pid: int, most_descriptors: float, timeout: float) -> None:
+    """Wait until a template has no children and not too many descriptors, and nothing changes for a while.
+
+    Where it has reaped a child it may be about to close what was that one's. Raises `AssertionError` after `timeout`
+    seconds.
+    """
+    held, since = -1, 0.0
+
+    def is_at_rest() -> bool:
+        nonlocal held, since
+        before, held = held, len(descriptors(pid))
+        if held != before or held > most_descriptors or children_of(pid):
+            since = time.monotonic()
+        return time.monotonic() - since >= REST
+
+    wait_until(is_at_rest, timeout)
 
 
 def idle(pid: int, starts: int | None) -> Idle:
