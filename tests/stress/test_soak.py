@@ -18,9 +18,10 @@ from stress.soak import account as accounts
 from stress.soak import faults as faults_module
 from stress.soak import watch as watch_module
 from stress.soak.account import Account
-from stress.soak.conductor import zombies
+from stress.soak.conductor import is_in_last_stretch, zombies
 from stress.soak.faults import Faults
 from stress.soak.options import UNFIT_ERRNO
+from stress.soak.report import Options
 from stress.soak.watch import (
     FEWEST_SAMPLES,
     LONGEST_ZOMBIE,
@@ -295,6 +296,16 @@ def test_nothing_is_done_to_the_steady_template(tmp_path, account, template, mon
         getattr(faults, f"_{fault}_template")()
     faults.end()
     assert sum(account.faults.values()) == (not is_steady)
+
+
+@pytest.mark.parametrize(
+    ("starts", "seconds", "has_come"), [(900, 1080, True), (899, 2000, False), (2000, 1079, False)]
+)
+def test_the_last_stretch_comes_when_there_have_been_most_starts_and_most_of_the_time(
+    starts, seconds, has_come
+):
+    options = Options(1000, 20.0, clients=1, threads=1, seed=1, on="fastfork", mark="")
+    assert is_in_last_stretch(options, starts, seconds) == has_come
 
 
 @pytest.mark.parametrize("is_ending", [False, True])

@@ -117,7 +117,9 @@ class Conductor:
             seed=self._options.seed,
             seconds=self._options.minutes * 60,
             keeps_connections=self._server.keeps_connections,
-            is_ending=self._is_ending,
+            is_ending=lambda: is_in_last_stretch(
+                self._options, self._account.starts, time.monotonic() - self._begin
+            ),
         )
         try:
             self._go_on(faults)
@@ -175,14 +177,6 @@ class Conductor:
             self._account.starts >= self._options.starts and now - self._begin >= self._options.minutes * 60
         )
         return is_enough or self._ended_by_signal
-
-    def _is_ending(self) -> bool:
-        """Whether the last stretch has come, by the starts and by the time."""
-        starts, seconds = self._options.starts, self._options.minutes * 60
-        return (
-            self._account.starts >= (1 - LAST_STRETCH) * starts
-            and time.monotonic() - self._begin >= (1 - LAST_STRETCH) * seconds
-        )
 
     def _read_journals(self) -> None:
         self._ticks_without_entry += 1
@@ -340,6 +334,12 @@ def _has_ended(client: Client, timeout: float) -> bool:
     poller = select.poll()
     poller.register(client.pidfd, select.POLLIN)
     return bool(poller.poll(timeout * 1000))
+
+
+def is_in_last_stretch(options: Options, starts: int, seconds: float) -> bool:
+    """Whether the last stretch of a run has come that has made so many starts in so many seconds."""
+    part = 1 - LAST_STRETCH
+    return starts >= part * options.starts and seconds >= part * options.minutes * 60
 
 
 def zombies() -> list[int]:
