@@ -312,9 +312,10 @@ class Conductor:
             process.close()
         pid = self._steady.pid
         assert pid is not None
+        starts = self._steady.starts  # before it rests: it has to send what tells
         with contextlib.suppress(AssertionError):  # what it has then is told
             watch.await_rest(pid, descriptors_before, LONGEST_REST)
-        return watch.idle(pid, self._steady.starts)
+        return watch.idle(pid, starts)
 
     def _check_steady(self, before: Idle) -> None:
         """See that the steady template is what it was before it had clients, and that all others have gone."""
