@@ -318,11 +318,14 @@ class ForkRequest:
     ----------
     error:
         The errno with which sending it has failed; 0 as long as it has not.
+    has_begun:
+        Whether it has come to the point where it is sent.
 
     """
 
     def __init__(self, flags: int, payload: bytes, fds: Sequence[int]) -> None:
         self.error = 0
+        self.has_begun = False
         self._flags = flags
         self._payload = payload
         self._fds = ffi.new("int[]", list(fds))
@@ -330,9 +333,9 @@ class ForkRequest:
 
     def send(self, sock: int, request_id: int) -> None:
         """Send it on a connection: `OSError` when that cannot be done whole."""
-        result = lib.ff_client_send(
-            sock, request_id, self._flags, self._payload, len(self._payload), self._fds, self._fd_count
-        )
+        send, size = lib.ff_client_send, len(self._payload)
+        self.has_begun = True  # from CPython 3.12 on no signal handler comes in before the call
+        result = send(sock, request_id, self._flags, self._payload, size, self._fds, self._fd_count)
         self.error = -result
         _check(result)
 
@@ -346,9 +349,11 @@ class StatusRequest:
 
     def __init__(self) -> None:
         self.error = 0
+        self.has_begun = False
 
     def send(self, sock: int, request_id: int) -> None:
         """Send it on a connection: `OSError` when that cannot be done."""
+        self.has_begun = True
         result = lib.ff_client_ask_status(sock, request_id)
         self.error = -result
         _check(result)

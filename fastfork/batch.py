@@ -6,7 +6,7 @@ from multiprocessing import util
 
 from . import _native, shared_modules
 from .client import ServerGoneError
-from .context import FastForkProcess, _server, be_started, check_start
+from .context import FastForkProcess, _server, be_started, check_start, claim_child_of, give_up
 from .errors import StartAllError
 from .popen import Popen, parent_sentinel
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from .client import Connection
+    from .client import Claim
 
 
 class _PostedPopen(Popen):
     """A child that has been asked for: it is there once `complete` has returned."""
 
-    _posted: tuple[Connection, int] | None = None
+    _is_posted = False
 
     def _launch(self, process_obj: Any) -> None:
         payload = self._prepare(process_obj)
@@ -31,32 +31,24 @@ class _PostedPopen(Popen):
         dies = _native.FORK_DIE_WITH_CLIENT if self._dies_with_client(process_obj) else 0
         fds = [parent_sentinel(), *self._fds]
         flags = _native.FORK_PIDFD | dies | shared_modules.loaded()
-        self._posted = self._server.post(payload, fds, flags, self._options)
+        self._server.post(payload, fds, flags, self._claim, self._options)
+        self._is_posted = True
 
     def complete(self, process_obj: Any) -> None:
         """Wait for the child. Raises `OSError` if there is none."""
-        posted, self._posted = self._posted, None
-        if posted is None:
+        request = self._claim.request
+        if not self._is_posted or request is None:
             return
-        connection, request_id = posted
+        connection, request_id, _ = request
         try:
-            self._child = connection.await_posted(request_id)
+            self._child = connection.await_posted(request_id, self._claim)
         except ServerGoneError:  # the next template is asked
             self._fds.clear()
             super()._launch(process_obj)
             return
-        with self._ended_on_failure():
-            self.finalizer = util.Finalize(self, self._child.close)
+        self.finalizer = util.Finalize(self, self._child.close)
         self.pid = self._child.pid
         self.sentinel = self._child.sentinel
-
-    def abandon(self) -> None:
-        """Give it up: it is ended as soon as it is there, or now if it is there already."""
-        if self._posted is not None:
-            connection, request_id = self._posted
-            connection.abandon_request(request_id)
-        elif hasattr(self, "_child"):  # no wait for it was interrupted, which has ended it
-            self._child.kill()
 
 
 def start_all(processes: Iterable[FastForkProcess]) -> None:
@@ -80,28 +72,31 @@ def start_all(processes: Iterable[FastForkProcess]) -> None:
             raise TypeError(f"start_all() starts processes of fastfork's contexts, not {process!r}")
     errors: dict[FastForkProcess, Exception] = {}
     posted: dict[FastForkProcess, _PostedPopen] = {}
+    claims: dict[FastForkProcess, Claim] = {}
     try:
         for process in listed:
-            _post(process, posted, errors)
+            _post(process, posted, claims, errors)
         while posted:
             process = next(iter(posted))
             _complete(process, posted, errors)
     except BaseException:  # a signal handler's
-        for popen in posted.values():
-            popen.abandon()
+        give_up(claims)
         raise
     if errors:
+        give_up({process: claim for process, claim in claims.items() if process in errors})
         raise StartAllError(errors, len(listed)) from next(iter(errors.values()))
 
 
 def _post(
     process: FastForkProcess,
     posted: dict[FastForkProcess, _PostedPopen],
+    claims: dict[FastForkProcess, Claim],
     errors: dict[FastForkProcess, Exception],
 ) -> None:
     try:
         check_start(process)
         assert process not in posted, "cannot start a process twice"
+        claims[process] = claim_child_of(process)
         posted[process] = _PostedPopen(process, _server(process._template))
     except Exception as error:
         errors[process] = error

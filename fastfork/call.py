@@ -13,6 +13,7 @@ import socket
 import time
 
 from . import _native, forkserver, message
+from .client import Claim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Call:
         Whether the child, and all below it, is killed when this process ends.
     options:
         What `ChildOptions.encode` has returned; with `payload` at most MAX_PAYLOAD bytes.
+    claim:
+        Given up by the caller when they come to nothing; None in a thread where no signal handler runs.
 
     Raises `OSError` when it cannot be sent, and what the start of a template raises.
 
@@ -71,6 +74,7 @@ class Call:
         *,
         dies_with_client: bool = True,
         options: tuple[bytes, list[int]] = _NO_OPTIONS,
+        claim: Claim | None = None,
     ) -> None:
         flags = _native.FORK_DIE_WITH_CLIENT if dies_with_client else 0
         self.reader = message.Reader()
@@ -81,7 +85,9 @@ class Call:
         self.sock, theirs = socket.socketpair()
         try:
             self.sock.setblocking(False)
-            self._connection, self._id = server.post(payload, [theirs.fileno(), *fds], flags, options)
+            self._connection, self._id = server.post(
+                payload, [theirs.fileno(), *fds], flags, Claim() if claim is None else claim, options
+            )
         except BaseException:
             self.sock.close()
             raise
@@ -186,7 +192,7 @@ class Call:
             while self.child() is None and time.monotonic() < deadline:
                 self._connection.take_frames(_STEP)
             if self.child() is None:
-                self._connection.abandon_request(self._id)
+                self._connection.abandon_request(self._id, deadline)
             else:
                 self.kill(signal.SIGKILL)
 

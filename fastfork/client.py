@@ -22,7 +22,7 @@ from .auth import authenticate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Union
 
     Request = Union[_native.ForkRequest, _native.StatusRequest]
@@ -45,6 +45,10 @@ _HANDOVER = 0.005
 
 _REAP_DEADLINE = 1.0
 """Seconds that a server may take to report a child that is dead."""
+
+_ABANDON_DEADLINE = 1.0
+"""Seconds that a server may take to say whether it has started a child that is to be ended at once: later on, it is
+ended when this process next hears from the server."""
 
 _INIT_DEADLINE = 10.0
 """Seconds that init may take to reap a child whose server is dead: it tells how the child ended then, if not before."""
@@ -192,6 +196,48 @@ class Child:
         self.close()
 
 
+class Claim:
+    """What somebody has asked for: from before the request is sent until its child is in their hands.
+
+    A signal handler that raises may come in at the end of any call, and what that call was to return is lost. Whoever
+    is to have a child makes a claim first, outermost, and gives it up when they come to nothing.
+
+    Attributes
+    ----------
+    request:
+        The connection, the number of the request there, and the request; None before there is one, and once it has
+        been answered.
+    child:
+        The child; None before the server has said so.
+
+    """
+
+    def __init__(self) -> None:
+        self.request: tuple[Connection, int, Request] | None = None
+        self.child: Child | None = None
+
+    def give_up(self, deadline: float) -> None:
+        """End the child; wait for it until `deadline` (by time.monotonic()) if it is still to come."""
+        if self.request is not None:
+            connection, request_id, request = self.request
+            if request.has_begun:
+                connection.abandon_request(request_id, deadline)
+            else:
+                connection.withdraw_request(request_id)
+        if self.child is not None:
+            self.child.kill()
+
+
+def give_up_all(claims: Iterable[Claim]) -> None:
+    """End what has come and what is to come of claims, and wait a moment for the latter."""
+    listed = list(claims)
+    for claim in listed:
+        claim.give_up(0.0)
+    deadline = time.monotonic() + _ABANDON_DEADLINE
+    for claim in listed:
+        claim.give_up(deadline)
+
+
 def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
@@ -329,9 +375,15 @@ class Connection:
         return not self._broken and not _native.is_hung_up(self._sock)
 
     def start(
-        self, payload: bytes, fds: Sequence[int], *, die_with_client: bool = False, has_options: bool = False
+        self,
+        payload: bytes,
+        fds: Sequence[int],
+        claim: Claim,
+        *,
+        die_with_client: bool = False,
+        has_options: bool = False,
     ) -> Child:
-        """Have a child forked that gets `payload` (bytes) and duplicates of `fds`.
+        """Have a child forked that gets `payload` (bytes) and duplicates of `fds`; `claim` is whose it is.
 
         With `die_with_client` the server kills it, and all below it, once this connection ends. With `has_options` both
         parameters begin with what `ChildOptions.encode` has returned.
@@ -343,27 +395,34 @@ class Connection:
         if has_options:
             flags |= _native.FORK_OPTIONS
         if self._has_pidfds:
-            return self._start(flags | _native.FORK_PIDFD, payload, fds, _AWAITED_PIDFD)
+            return self._start(flags | _native.FORK_PIDFD, payload, fds, claim, _AWAITED_PIDFD)
         # Not a pipe: that would not end as long as any process that has just been forked holds a copy of it.
         ours, held = socket.socketpair()
         with ours, held:
-            return self._start(flags | _native.FORK_HELD, payload, [held.fileno(), *fds], ours.detach())
+            return self._start(flags | _native.FORK_HELD, payload, [held.fileno(), *fds], claim, ours)
 
     def start_with_stream(self, status_fd: int, fds: Sequence[int], *, die_with_client: bool = False) -> None:
         """Have a child forked whose pid and exit code the server writes to `status_fd`, as native int64."""
         flags = _native.FORK_DIE_WITH_CLIENT if die_with_client else 0
-        self._start(flags | _native.FORK_HELD | _native.FORK_STREAM, b"", [status_fd, *fds])
-
-    def _start(self, flags: int, payload: bytes, fds: Sequence[int], sentinel: int = -1) -> Child:
+        claim = Claim()
         try:
-            request = _native.ForkRequest(flags | shared_modules.loaded(), payload, fds)
+            self._start(flags | _native.FORK_HELD | _native.FORK_STREAM, b"", [status_fd, *fds], claim)
         except BaseException:
-            if sentinel >= 0:
-                os.close(sentinel)
+            claim.give_up(0.0)
             raise
+
+    def _start(
+        self,
+        flags: int,
+        payload: bytes,
+        fds: Sequence[int],
+        claim: Claim,
+        sentinel: int | socket.socket = -1,
+    ) -> Child:
+        request = _native.ForkRequest(flags | shared_modules.loaded(), payload, fds)
         try:
             with self._lock:
-                return self._with_sentinel(self._request(request, sentinel, None))
+                return self._with_sentinel(self._request(request, sentinel, None, claim))
         finally:
             self._close_if_over()
 
@@ -375,7 +434,7 @@ class Connection:
             raise OSError(child.lacking, os.strerror(child.lacking))
         return child
 
-    def post(self, payload: bytes, fds: Sequence[int], flags: int = 0) -> int:
+    def post(self, payload: bytes, fds: Sequence[int], claim: Claim, flags: int = 0) -> int:
         """Ask for a child as `start` does, and do not wait for the answer: the number of the request.
 
         Raises `ServerGoneError` when it did not reach the server, `OSError` when it could not be sent.
@@ -386,12 +445,8 @@ class Connection:
             with self._lock:
                 if not self._is_receiving:
                     self._make_room(len(payload))
-                request_id = self._number(sentinel)
-                try:
-                    self._send(request, request_id)
-                except BaseException:
-                    self._abandon(request_id)
-                    raise
+                request_id = self._number(request, sentinel, claim)
+                self._send(request, request_id)
                 self._posted[request_id] = len(payload)
                 return request_id
         finally:
@@ -411,14 +466,11 @@ class Connection:
     def _forget_taken(self) -> None:
         self._posted = {number: size for number, size in self._posted.items() if number in self._pending}
 
-    def await_posted(self, request_id: int) -> Child:
+    def await_posted(self, request_id: int, claim: Claim) -> Child:
         """Wait for the child that was posted for. Raises as `start`."""
         try:
             with self._lock:
-                return self._with_sentinel(self._await_answer(request_id, None))
-        except BaseException:
-            self.abandon_request(request_id)
-            raise
+                return self._with_sentinel(self._await_answer(request_id, None, claim))
         finally:
             self._close_if_over()
 
@@ -460,11 +512,44 @@ class Connection:
                 self._forgotten.add(request_id)
         self._close_if_over()
 
-    def abandon_request(self, request_id: int) -> None:
-        """Give up a request that was posted: a child that comes of it is ended."""
-        with self._lock:
-            self._abandon(request_id)
+    def abandon_request(self, request_id: int, deadline: float) -> None:
+        """Give up a request: a child that comes of it is ended, since the program does not know of it.
+
+        That is done when its answer is received; wait for it until `deadline` (by time.monotonic()).
+        """
+        self._abandoned.add(request_id)  # another thread may be about to receive it
+        self._end_abandoned(request_id)
+        if request_id in self._abandoned and self._lock.acquire(
+            timeout=max(0.0, deadline - time.monotonic())
+        ):
+            try:
+                self._receive_abandoned(request_id, deadline)
+                if request_id not in self._pending:
+                    self._end_abandoned(request_id)
+                    self._abandoned.discard(request_id)
+            finally:
+                self._lock.release()
         self._close_if_over()
+
+    def withdraw_request(self, request_id: int) -> None:
+        """Give up a request that has not been sent: no answer comes."""
+        self._close_sentinel(request_id)
+        self._close_if_over()
+
+    def _receive_abandoned(self, request_id: int, deadline: float) -> None:
+        try:
+            while request_id in self._pending and time.monotonic() < deadline:
+                self._take_frame(_RECHECK)
+        except OSError:
+            if not self._broken:
+                raise
+
+    def _end_abandoned(self, request_id: int) -> None:
+        answer = self._answers.get(request_id)
+        if answer is not None:
+            _discard(answer)
+            self._answers.pop(request_id, None)
+            self._abandoned.discard(request_id)
 
     def status_page(self, timeout: float) -> int | None:
         """Return a descriptor of the server's status page; None while another thread waits for an answer.
@@ -473,27 +558,30 @@ class Connection:
         """
         if not self._lock.acquire(timeout=_RECHECK):
             return None
+        claim = Claim()
         try:
-            fd = self._request(_native.StatusRequest(), -1, timeout)
+            fd = self._request(_native.StatusRequest(), -1, timeout, claim)
+        except BaseException:
+            claim.give_up(0.0)
+            raise
         finally:
             self._lock.release()
             self._close_if_over()
         assert isinstance(fd, int)
         return fd
 
-    def _request(self, request: Request, sentinel: int, timeout: float | None) -> Child | int:
-        request_id = self._number(sentinel)
-        try:
-            self._send(request, request_id)
-            return self._await_answer(request_id, timeout)
-        except BaseException:
-            self._abandon(request_id)
-            raise
+    def _request(
+        self, request: Request, sentinel: int | socket.socket, timeout: float | None, claim: Claim
+    ) -> Child | int:
+        request_id = self._number(request, sentinel, claim)
+        self._send(request, request_id)
+        return self._await_answer(request_id, timeout, claim)
 
-    def _number(self, sentinel: int) -> int:
-        """Return the number of a request that is about to be sent."""
+    def _number(self, request: Request, sentinel: int | socket.socket, claim: Claim) -> int:
+        """Return the number of a request that is about to be sent; its sentinel is this object's from now on."""
         request_id = next(self._ids) & 0xFFFFFFFF
-        self._pending[request_id] = sentinel
+        self._pending[request_id] = sentinel if isinstance(sentinel, int) else sentinel.detach()
+        claim.request = self, request_id, request
         self._last_id = request_id
         return request_id
 
@@ -519,15 +607,7 @@ class Connection:
         if sentinel >= 0:
             os.close(sentinel)
 
-    def _abandon(self, request_id: int) -> None:
-        """Give up a request: a child that comes of it is ended, since the program does not know of it."""
-        answer = self._answers.pop(request_id, None)
-        if answer is not None:
-            _discard(answer)
-        elif request_id in self._pending:
-            self._abandoned.add(request_id)
-
-    def _await_answer(self, request_id: int, timeout: float | None) -> Child | int:
+    def _await_answer(self, request_id: int, timeout: float | None, claim: Claim) -> Child | int:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while request_id not in self._answers:
@@ -542,7 +622,11 @@ class Connection:
         except BrokenPipeError as error:
             message = "the fork server died before it answered: the process may or may not have been started"
             raise BrokenPipeError(error.errno, message) from error
-        answer = self._answers.pop(request_id)
+        answer = self._answers[request_id]
+        if isinstance(answer, Child):
+            claim.child = answer
+        del self._answers[request_id]
+        claim.request = None
         if isinstance(answer, OSError):
             raise answer
         return answer
@@ -595,8 +679,15 @@ class Connection:
 
     def _take_answer(self, frame: _native.Frame) -> None:
         sentinel = self._pending.get(frame.id)
-        if sentinel is None:
-            return
+        if sentinel is not None:
+            self._keep_answer(frame, sentinel)
+        if frame.id in self._forgotten:
+            self._answers.pop(frame.id, None)
+            self._forgotten.discard(frame.id)
+        if frame.id in self._abandoned:
+            self._end_abandoned(frame.id)
+
+    def _keep_answer(self, frame: _native.Frame, sentinel: int) -> None:
         answer = self._answer_in(frame, sentinel)
         child = answer if isinstance(answer, Child) else None
         try:
@@ -609,12 +700,6 @@ class Connection:
             return  # it came in before them
         if frame.type == _native.FRAME_FAILED and sentinel >= 0:
             os.close(sentinel)
-        if frame.id in self._forgotten:
-            self._forgotten.discard(frame.id)
-            self._answers.pop(frame.id, None)
-        if frame.id in self._abandoned:
-            self._abandoned.discard(frame.id)
-            _discard(self._answers.pop(frame.id))
 
     def _answer_in(self, frame: _native.Frame, sentinel: int) -> Child | OSError | int:
         if frame.type == _native.FRAME_FAILED:

@@ -10,9 +10,10 @@ from multiprocessing.process import BaseProcess
 
 TYPE_CHECKING = False  # importing typing would cost every child of a template
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
+    from .client import Claim
     from .forkserver import ForkServer
     from .options import ChildOptions
 
@@ -73,13 +74,35 @@ def start_process(own: BaseProcess) -> None:
     the start. Here it is done now and then, so that each start asks a few in the mean.
     """
     global _crowd
+    check_start(own)
     children: set[BaseProcess] = process._children  # type: ignore[attr-defined]
     if len(children) >= _crowd:
-        BaseProcess.start(own)
-        _crowd = max(_SMALL_CROWD, len(children) + len(children) // _ASKED_PER_START)
-        return
-    check_start(own)
-    be_started(own, own._Popen(own))  # type: ignore[attr-defined]
+        process._cleanup()  # type: ignore[attr-defined]
+        _crowd = max(_SMALL_CROWD, len(children) + len(children) // _ASKED_PER_START + 1)
+    claim = claim_child_of(own)
+    try:
+        be_started(own, own._Popen(own))  # type: ignore[attr-defined]
+    except BaseException:
+        give_up({own: claim})
+        raise
+
+
+def claim_child_of(own: BaseProcess) -> Claim:
+    """Return the claim to the child that the next Popen object of a process is to start."""
+    from .client import Claim
+
+    claim = Claim()
+    vars(own)["_claim"] = claim
+    return claim
+
+
+def give_up(claims: Mapping[Any, Claim]) -> None:
+    """End the children of starts that have come to nothing; not those that their Process objects have by now."""
+    from .client import give_up_all
+
+    give_up_all([claim for own, claim in claims.items() if own._popen is None])
+    for own in claims:
+        vars(own).pop("_claim", None)  # of a start that did not come to its Popen object
 
 
 def check_start(own: Any) -> None:
@@ -94,8 +117,8 @@ def be_started(own: Any, popen: Any) -> None:
     """Have a Process object be one that has been started."""
     own._popen = popen
     own._sentinel = popen.sentinel
-    del own._target, own._args, own._kwargs  # they may refer to the process itself (bpo-30775)
     process._children.add(own)  # type: ignore[attr-defined]
+    del own._target, own._args, own._kwargs  # they may refer to the process itself (bpo-30775)
 
 
 class FastForkProcess(BaseProcess):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, TypeVar
 
-    from .client import Child, Connection
+    from .client import Child, Claim, Connection
     from .launch import LaunchedTemplate
     from .retirement import Retired
     from .status import ServerStatus, StatusPage
@@ -220,6 +220,7 @@ class ForkServer:
         payload: bytes,
         sentinel: int,
         fds: Sequence[int],
+        claim: Claim,
         *,
         die_with_client: bool = False,
         options: tuple[bytes, list[int]] = (b"", []),
@@ -234,6 +235,8 @@ class ForkServer:
             A descriptor that ends when this process does.
         fds:
             Descriptors for the child, at most `MAXFDS_TO_SEND`.
+        claim:
+            Whose the child is: to be given up when this, or what follows until they have it, fails.
         die_with_client:
             Whether the child, and all below it, is to be killed when this process ends.
         options:
@@ -248,6 +251,7 @@ class ForkServer:
             return to.start(
                 block + payload,
                 [*streams, sentinel, alive_fd, _tracker_fd(), *fds],
+                claim,
                 die_with_client=die_with_client,
                 has_options=bool(block),
             )
@@ -259,6 +263,7 @@ class ForkServer:
         payload: bytes,
         fds: Sequence[int],
         flags: int,
+        claim: Claim,
         options: tuple[bytes, list[int]] = (b"", []),
     ) -> tuple[Connection, int]:
         """Have a child forked as `start` does, and do not wait until it is there.
@@ -272,6 +277,8 @@ class ForkServer:
             template and to the resource tracker.
         flags:
             ``ff_fork_flags``.
+        claim:
+            As for `start`.
         options:
             As for `start`. That one cannot be applied is the answer to the request.
 
@@ -286,7 +293,7 @@ class ForkServer:
 
         def send(to: Connection, alive_fd: int) -> tuple[Connection, int]:
             own_fds = [*streams, fds[0], alive_fd, _tracker_fd(), *fds[1:]]
-            return to, to.post(block + payload, own_fds, flags)
+            return to, to.post(block + payload, own_fds, claim, flags)
 
         return self._request([*streams, *fds[1:]], send)
 
@@ -315,11 +322,12 @@ class ForkServer:
                     raise
 
     def _request_once(self, send: Callable[[Connection, int], Answer]) -> Answer:
-        connection, alive_fd = self._connect()
+        alive_fds: list[int] = []
         try:
-            return send(connection, alive_fd)
+            return send(self._connect(alive_fds), alive_fds[0])
         finally:
-            os.close(alive_fd)
+            for fd in alive_fds:
+                os.close(fd)
 
     def adopt(self, config: TemplateConfig, alive_fd: int, fds: list[int]) -> None:
         """In a child: know the template that it was forked from, and what came along."""
@@ -342,10 +350,11 @@ class ForkServer:
             self._forkserver_address = config.address
             self._forkserver_authkey = config.authkey
 
-    def _connect(self) -> tuple[Connection, int]:
-        """Return a connection to the running template, made with the authkey as it now is, and its alive descriptor.
+    def _connect(self, alive_fds: list[int]) -> Connection:
+        """Return a connection to the running template, made with the authkey as it now is.
 
-        That is a duplicate, the caller's: another thread may let go of the template at any time.
+        A duplicate of its alive descriptor is added to `alive_fds`, and the caller's: another thread may let go of the
+        template at any time.
         """
         self._watch_forks()
         with self._lock:
@@ -354,7 +363,10 @@ class ForkServer:
             if connection is None or connection.authkey != self._forkserver_authkey:
                 connection = self._open_connection()
             assert self._forkserver_alive_fd is not None
-            return connection, os.dup(self._forkserver_alive_fd)
+            # One call, so that no signal handler that raises comes in between: one that got lost would keep the
+            # template from its end.
+            alive_fds.extend(map(os.dup, [self._forkserver_alive_fd]))
+            return connection
 
     def _open_connection(self, timeout: float | None = None) -> Connection:
         """Connect to the template, as soon as it serves and for as long as it lives.

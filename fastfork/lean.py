@@ -26,7 +26,7 @@ import time
 from . import _native, message
 from .answering import CALL, CALL_ON_CHANNEL, RAISED
 from .call import Call, default_server
-from .client import ServerGoneError
+from .client import Claim, ServerGoneError, give_up_all
 from .errors import LeanCallError, ProcessDiedError
 from .forkserver import ATTEMPTS
 
@@ -86,13 +86,15 @@ def call(
     attempts = 0
     answer = None
     while answer is None:
-        with start(function, data, fds=fds, template=template, options=options) as started:
-            try:
-                answer = started.result(None if deadline is None else deadline - time.monotonic())
-            except ServerGoneError:  # the next template is asked
-                attempts += 1
-                if attempts == ATTEMPTS:
-                    raise
+        started = start(function, data, fds=fds, template=template, options=options)
+        try:  # a signal handler would come in before the body of a with statement
+            answer = started.result(None if deadline is None else deadline - time.monotonic())
+        except ServerGoneError:  # the next template is asked
+            attempts += 1
+            if attempts == ATTEMPTS:
+                raise
+        finally:
+            started.close()
     for fd in answer.fds:
         os.close(fd)
     if answer.fds:
@@ -144,9 +146,15 @@ def start(
         payload = bytes((CALL_ON_CHANNEL,)) + name
         parts = [memoryview(data).cast("B")]
     server = default_server(template)
-    return LeanCall(
-        function, Call(server, payload, parts, fds, dies_with_client=die_with_client, options=encoded)
-    )
+    claim = Claim()
+    try:
+        made = Call(
+            server, payload, parts, fds, dies_with_client=die_with_client, options=encoded, claim=claim
+        )
+        return LeanCall(function, made)
+    except BaseException:
+        give_up_all([claim])
+        raise
 
 
 class LeanCall:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 from multiprocessing import popen_fork, process, reduction, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
@@ -14,11 +15,10 @@ from .preparation import preparation_data, shared_part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from multiprocessing.process import BaseProcess
     from typing import Any
 
-    from .client import Child
+    from .client import Child, Claim
     from .forkserver import ForkServer
     from .options import ChildOptions
 
@@ -42,6 +42,7 @@ class Popen(popen_fork.Popen):
         # start() drops the arguments, but the child may still have to find a lock among them (gh-94765).
         self._arguments: Any = (process_obj._args, process_obj._kwargs)  # type: ignore[attr-defined]
         self._server = forkserver._forkserver if server is None else server
+        self._claim = _claim_of(process_obj)
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -71,8 +72,7 @@ class Popen(popen_fork.Popen):
     def _launch_with(self, process_obj: Any, payload: bytes) -> None:
         if self._is_inline(payload):
             self._start(process_obj, payload, parent_sentinel())
-            with self._ended_on_failure():
-                self.finalizer = util.Finalize(self, self._child.close)
+            self.finalizer = util.Finalize(self, self._child.close)
         else:
             self._launch_through_pipe(process_obj, payload)
         self.pid = self._child.pid
@@ -81,7 +81,7 @@ class Popen(popen_fork.Popen):
     def _start(self, process_obj: Any, payload: bytes, sentinel: int) -> None:
         die_with_client = self._dies_with_client(process_obj)
         self._child = self._server.start(
-            payload, sentinel, self._fds, die_with_client=die_with_client, options=self._options
+            payload, sentinel, self._fds, self._claim, die_with_client=die_with_client, options=self._options
         )
 
     def _dies_with_client(self, process_obj: Any) -> bool:
@@ -92,15 +92,6 @@ class Popen(popen_fork.Popen):
         return self._server.die_with_client or bool(
             getattr(process.current_process(), "_die_with_client", False)
         )
-
-    @contextlib.contextmanager
-    def _ended_on_failure(self) -> Iterator[None]:
-        """End the child when its start comes to nothing after all: the program does not know of it."""
-        try:
-            yield
-        except BaseException:
-            self._child.kill()
-            raise
 
     def _pickle(self, process_obj: Any) -> bytes:
         data = preparation_data(process_obj._name)
@@ -116,18 +107,17 @@ class Popen(popen_fork.Popen):
         return buffer.getvalue()
 
     def _launch_through_pipe(self, process_obj: Any, payload: bytes) -> None:
-        data_r, data_w = os.pipe()
+        ends: list[int] = []
         try:
-            try:
-                self._start(process_obj, b"", data_r)
-            finally:
-                os.close(data_r)
-            with self._ended_on_failure():
-                _write_payload(data_w, payload)
-                # The write end stays open: its end is how the child learns that its parent has gone.
-                self.finalizer = util.Finalize(self, _close_both, (self._child, data_w))
+            # One call, so that no signal handler that raises comes in between.
+            ends.extend(itertools.chain.from_iterable(itertools.starmap(os.pipe, [()])))
+            self._start(process_obj, b"", ends[0])
+            os.close(ends.pop(0))
+            # The write end stays open: its end is how the child learns that its parent has gone.
+            self.finalizer = util.Finalize(self, _close_both, (self._child, ends))
+            _write_payload(ends[0], payload)
         except BaseException:
-            os.close(data_w)
+            _close_all(ends)
             raise
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
@@ -147,15 +137,30 @@ class Popen(popen_fork.Popen):
             self._child.send_signal(sig)
 
 
+def _claim_of(process_obj: Any) -> Claim:
+    """Return the claim to its child of whoever starts a process; `fastfork.context.claim_child_of` makes one."""
+    claim: Claim | None = vars(process_obj).pop("_claim", None)
+    if claim is None:
+        from .client import Claim
+
+        claim = Claim()
+    return claim
+
+
 def _write_payload(fd: int, payload: bytes) -> None:
     # A child that could not load what it has read so far has ended: its exit code and standard error say so.
     with contextlib.suppress(BrokenPipeError), open(fd, "wb", closefd=False) as stream:
         stream.write(payload)
 
 
-def _close_both(child: Child, data_w: int) -> None:
+def _close_both(child: Child, ends: list[int]) -> None:
     child.close()
-    os.close(data_w)
+    _close_all(ends)
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
 
 
 _sentinel_ends: dict[int, tuple[int, int]] = {}

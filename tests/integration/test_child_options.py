@@ -19,6 +19,7 @@ from support.spares import have_spares
 
 import fastfork
 from fastfork import ChildOptions, _native, forkserver, lean
+from fastfork.client import Claim
 
 
 @pytest.fixture
@@ -470,7 +471,7 @@ def test_too_much_for_a_request(ctx):
 
 def test_streams_are_among_the_descriptors_that_a_process_may_have():
     with pytest.raises(ValueError, match="too many fds: 257"):
-        forkserver._forkserver.start(b"", 0, [0] * 256, options=ChildOptions(stdin=0).encode())
+        forkserver._forkserver.start(b"", 0, [0] * 256, Claim(), options=ChildOptions(stdin=0).encode())
 
 
 def test_as_many_descriptors_as_there_may_be(ctx):

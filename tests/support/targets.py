@@ -64,6 +64,10 @@ def wait_for_a_signal():
         time.sleep(0.05)
 
 
+def stay(*_arguments):
+    time.sleep(600)
+
+
 def wait_for_end_of(connection):
     """Block until the other end of the pipe is closed."""
     with contextlib.suppress(EOFError):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
+import multiprocessing
 import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -71,12 +74,12 @@ def test_a_refusal_that_another_thread_received_is_told_to_who_has_posted(ctx, t
     connection = template._connection
     os.kill(template._forkserver_pid, signal.SIGSTOP)
     os.write(connection._sock, bytes(100))
-    posted = [connection.post(b"", []) for _ in range(2)]
+    posted = [connection.post(b"", [], client.Claim()) for _ in range(2)]
     os.kill(template._forkserver_pid, signal.SIGCONT)
     wait_until(lambda: connection.take_frames() or connection.is_over())
     told = connection.answer_to(posted[0])
     with pytest.raises(ConnectionAbortedError, match="refused the request: not a fastfork frame") as raised:
-        connection.await_posted(posted[1])
+        connection.await_posted(posted[1], client.Claim())
     assert (type(told), str(told)) == (ConnectionAbortedError, str(raised.value))
     run(ctx, 2)
 
@@ -115,6 +118,78 @@ def test_a_frame_amid_which_a_handler_raises_is_not_lost(ctx, template, monkeypa
         process.join(DEADLINE)
     assert [process.exitcode for process in processes] == [5, 6][: len(processes)]
     run(ctx, 7)
+
+
+def interrupt(action, number):
+    """Do `action`, and raise where a signal handler may run, at the beginning or end of one of its calls.
+
+    Whether it has so many of them. Those of importlib are left out: it would keep its lock.
+    """
+    events = 0
+
+    def raise_at_number(frame, event, _argument):
+        nonlocal events
+        is_own = frame.f_code is interrupt.__code__ or "importlib" in frame.f_code.co_filename
+        if event != "c_call" and not is_own:
+            events += 1
+            if events == number:
+                raise InterruptedByHandlerError
+
+    sys.setprofile(raise_at_number)
+    try:
+        action()
+    except (InterruptedByHandlerError, fastfork.StartAllError):
+        pass
+    finally:
+        sys.setprofile(None)
+    return events >= number
+
+
+def interrupt_everywhere(action, name):
+    """Have `action` interrupted at each of its calls in turn; what the program knows of it is ended."""
+    template = context._server(name)
+    number, is_over = 1, False
+    while not is_over:
+        is_over = not interrupt(action, number)
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join(DEADLINE)
+            process.close()
+        wait_until(lambda: not children_of(template._forkserver_pid))
+        number += 1
+    gc.collect()
+
+
+def stays(ctx, size=0):
+    return ctx.Process(target=targets.stay, args=(bytes(size),))
+
+
+STARTS = {
+    "start": lambda ctx: stays(ctx).start(),
+    "start with much": lambda ctx: stays(ctx, 1_000_000).start(),
+    "start_all": lambda ctx: fastfork.start_all([stays(ctx), stays(ctx)]),
+}
+
+
+LOST = {"start": 0, "start with much": 1, "start_all": 2}
+"""Descriptors that may be lost, just before they are closed: the end of a pipe, two that show that there are pidfds."""
+
+
+@pytest.mark.parametrize("how", STARTS)
+def test_a_start_that_is_interrupted_anywhere_leaves_no_process(how, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # of half a util.Finalize, of sockets
+    ctx = fastfork.get_context("calm", spares=0)
+    run(ctx, 1)
+    before = descriptors()
+    interrupt_everywhere(lambda: STARTS[how](ctx), "calm")
+    left = descriptors().keys() - before.keys()
+    for fd in left:
+        os.close(fd)
+    assert (
+        len(left) <= LOST[how] or not _native.has_pidfds()
+    )  # socket.socketpair(), of Python, loses some, too
+    assert not context._server("calm")._connection._pending
+    run(ctx, 2)
 
 
 def test_a_handler_that_looks_at_the_process_that_is_waited_for(ctx, alarm):
