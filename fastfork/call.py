@@ -7,7 +7,6 @@ whose end tells that of the child.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -153,8 +152,7 @@ class Call:
     def kill(self, number: int, *, whole_group: bool = False) -> None:
         """Send a signal to the child, or to its process group if it leads one; it may have ended.
 
-        A process group keeps its number as long as somebody is in it. A child that is not known yet gets the last such
-        signal when it is: see `is_due_a_signal`.
+        A child that is not known yet gets the last such signal when it is: see `is_due_a_signal`.
         """
         with contextlib.suppress(OSError):
             self.update()
@@ -163,11 +161,9 @@ class Call:
             self._due = (number, whole_group)
             return
         if whole_group:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, number)
-        if child.exit_code is None and not self._connection.is_over():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, number)
+            child.send_signal_to_group(number)
+        if not self._connection.is_over():
+            child.send_signal(number)
 
     def is_due_a_signal(self) -> bool:
         """Whether `kill` waits for the child to be known: `update` is to be called until it is."""

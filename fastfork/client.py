@@ -187,8 +187,24 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             if self._is_pidfd:
                 signal.pidfd_send_signal(self.sentinel, number)
-            elif self.sentinel < 0 or not _native.is_hung_up(self.sentinel):
+            elif (self.sentinel < 0 or not _native.is_hung_up(self.sentinel)) and not self._has_lost_pid():
                 os.kill(self.pid, number)
+
+    def send_signal_to_group(self, number: int) -> None:
+        """Send a signal to the process group that the child leads, or has led: somebody may be in it still."""
+        if self._connection.is_over() or not self._has_lost_pid():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def _has_lost_pid(self) -> bool:
+        """Whether another process is seen to have its pid by now, which no process gets while anybody is in its group.
+
+        A child that is not known to have ended may have been reaped a moment ago; the server is its parent.
+        """
+        if self.exit_code is not None:
+            return _exists(self.pid)
+        parent, server = _parent_of(self.pid), self._connection.server_pid
+        return parent is not None and server is not None and parent != server
 
     def kill(self) -> None:
         """End the child, which nobody has been told of, at once and without a trace."""
@@ -310,6 +326,15 @@ def _is_dead(pid: int) -> bool:
         return not _exists(pid)
 
 
+def _parent_of(pid: int) -> int | None:
+    """Return the parent of a process; None where nobody tells."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            return int(stream.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -337,16 +362,24 @@ class Connection:
         Called now and then while the template does not answer yet; it may raise.
     timeout:
         Seconds that the template may take to answer; None for no limit.
+    server_pid:
+        The pid of the template; None where that is not known.
 
     Raises `AuthenticationError` when the template has another authkey, `OSError` or `EOFError` when it is not
     there or goes away meanwhile, `TimeoutError` when the time is over.
     """
 
     def __init__(
-        self, address: str, authkey: bytes, keep_waiting: Callable[[], None], timeout: float | None = None
+        self,
+        address: str,
+        authkey: bytes,
+        keep_waiting: Callable[[], None],
+        timeout: float | None = None,
+        server_pid: int | None = None,
     ) -> None:
         self.address = address
         self.authkey = authkey
+        self.server_pid = server_pid
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
         self._children: dict[int, Child] = {}
@@ -355,6 +388,8 @@ class Connection:
         """Requests that are not answered, and the sentinels for their children."""
         self._abandoned: set[int] = set()
         self._forgotten: set[int] = set()
+        self._doomed: dict[int, Child] = {}
+        """Children of requests that were abandoned, by these: they are to be ended."""
         self._posted: dict[int, int] = {}
         """Requests that nobody waits for yet, and the sizes of their payloads."""
         self._is_reset = False  # its end has come with the last request, if not more, unread
@@ -527,6 +562,7 @@ class Connection:
                 if request_id not in self._pending:
                     self._end_abandoned(request_id)
                     self._abandoned.discard(request_id)
+                self._end_doomed()
             finally:
                 self._lock.release()
         self._close_if_over()
@@ -546,10 +582,28 @@ class Connection:
 
     def _end_abandoned(self, request_id: int) -> None:
         answer = self._answers.get(request_id)
+        if isinstance(answer, Child):
+            self._doomed[request_id] = answer
+        elif isinstance(answer, int):
+            os.close(answer)
         if answer is not None:
-            _discard(answer)
             self._answers.pop(request_id, None)
             self._abandoned.discard(request_id)
+
+    def _end_doomed(self) -> None:
+        """End children that were abandoned.
+
+        Those of calls have no pidfds: what the server has told of their ends up to now is taken first.
+        """
+        try:
+            while self._doomed and not self._broken and self._receive_and_pass_on(0.0):
+                pass
+        except OSError:
+            if not self._broken:
+                raise
+        for request_id, child in list(self._doomed.items()):
+            child.kill()
+            self._doomed.pop(request_id, None)
 
     def status_page(self, timeout: float) -> int | None:
         """Return a descriptor of the server's status page; None while another thread waits for an answer.
@@ -635,7 +689,10 @@ class Connection:
         """Receive one frame and pass it on: whether there was one. A connection that has ended raises."""
         was_receiving, self._is_receiving = self._is_receiving, True
         try:
-            return self._receive_and_pass_on(timeout)
+            is_there = self._receive_and_pass_on(timeout)
+            if self._doomed:
+                self._end_doomed()
+            return is_there
         finally:
             self._is_receiving = was_receiving
 
@@ -830,10 +887,3 @@ def _refusal(cause: int) -> OSError:
     text = f"the fork server refused the request: {_native.REFUSALS.get(cause, f'cause {cause}')}"
     is_for_memory = _native.REFUSAL_NAMES.get(cause) == "memory"
     return OSError(errno.ENOMEM, text) if is_for_memory else ConnectionAbortedError(errno.EPROTO, text)
-
-
-def _discard(answer: Child | OSError | int) -> None:
-    if isinstance(answer, Child):
-        answer.kill()
-    elif isinstance(answer, int):
-        os.close(answer)

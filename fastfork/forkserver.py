@@ -394,7 +394,13 @@ class ForkServer:
 
         assert self._forkserver_address is not None
         assert self._forkserver_authkey is not None
-        return Connection(self._forkserver_address, self._forkserver_authkey, self._keep_waiting, timeout)
+        return Connection(
+            self._forkserver_address,
+            self._forkserver_authkey,
+            self._keep_waiting,
+            timeout,
+            self._forkserver_pid,
+        )
 
     def _keep_waiting(self) -> None:
         """Raise `ConnectionResetError` if the template is dead, by the time limit of its preload or otherwise."""

@@ -573,12 +573,10 @@ def unshared():
 
 UNSHARED = unshared()
 
-REUSE = """
+VICTIMS = """
 import multiprocessing, os, signal, subprocess, sys, time
 
 import fastfork
-
-ROUNDS = int(sys.argv[2])
 
 def take(pid):
     \"\"\"Have the next fork of this pid namespace get the pid.\"\"\"
@@ -598,20 +596,32 @@ def wait_for_end(pid):
         assert time.monotonic() < deadline
         time.sleep(0.0005)
 
-def start(code):
-    process = context.Process(target=os._exit, args=(code,))
-    process.start()
-    return process
-
 def victim_with(pid):
     \"\"\"Return a process that lives and has the pid, which was another one's.\"\"\"
     while True:
         take(pid)
-        victim = subprocess.Popen(["/bin/sleep", "600"])
+        command = ["/bin/sh", "-c", "read line; exit 6"]
+        victim = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         if victim.pid == pid:
             return victim
         victim.kill()
         victim.wait()
+
+def check_unharmed(victim, what):
+    victim.stdin.close()
+    code = victim.wait()
+    assert code == 6, f"{what} has killed another process: {code}"
+"""
+
+REUSE = (
+    VICTIMS
+    + """
+ROUNDS = int(sys.argv[2])
+
+def start(code):
+    process = context.Process(target=os._exit, args=(code,))
+    process.start()
+    return process
 
 def check_no_wrong_kill(end):
     \"\"\"The process has ended, and nobody has asked for its exit code, when another one gets its pid.\"\"\"
@@ -624,11 +634,8 @@ def check_no_wrong_kill(end):
     old.join()
     assert old.exitcode == 4, old.exitcode
     getattr(old, end)()
-    time.sleep(0.02)
-    assert victim.poll() is None, f"{end}() has killed another process: {victim.returncode}"
     old.close()
-    victim.kill()
-    assert victim.wait() == -9
+    check_unharmed(victim, f"{end}()")
 
 def check_codes():
     \"\"\"Processes get the pids of others that have ended, and whose exit codes are asked for later.\"\"\"
@@ -661,6 +668,7 @@ if __name__ == "__main__":
             check_no_wrong_kill(sys.argv[3])
     print("done")
 """
+)
 
 needs_pid_namespace = pytest.mark.skipif(
     UNSHARED is None,
@@ -678,6 +686,92 @@ def test_a_pid_that_is_used_again_leads_to_no_wrong_code_and_no_wrong_kill(serve
     )
     assert (outcome.status, outcome.lines) == (0, ["done"]), outcome.stderr
     assert outcome.stderr == ""
+
+
+REUSE_OF_A_CALL_S = (
+    VICTIMS
+    + """
+from fastfork import lean
+
+def leave_pid(data, fds):
+    os.write(fds[0], str(os.getpid()).encode())
+
+def leave_behind(data, fds):
+    os.setpgid(0, 0)
+    left = os.fork()
+    if left == 0:
+        signal.pause()
+    os.write(fds[0], str(left).encode())
+
+def check_abandoned():
+    \"\"\"The server forks for a call that was given up, and tells of it and of its end before anybody reads that.\"\"\"
+    release_r, release_w = context.Pipe(duplex=False)
+    occupier = context.Process(target=release_r.recv)
+    occupier.start()
+    try:
+        lean.call("__main__:leave_pid", fds=[pid_w], timeout=0.05, template="one")
+    except TimeoutError:
+        pass
+    release_w.send("go")
+    pid = int(os.read(pid_r, 20))
+    wait_for_end(pid)
+    victim = victim_with(pid)
+    run(0)
+    check_unharmed(victim, "a call that was given up")
+
+def check_group():
+    \"\"\"The process of a call is known to have ended, and nobody is left in its process group.\"\"\"
+    call = lean.start("__main__:leave_pid", fds=[pid_w], template="one")._call
+    pid = call.wait(None).pid
+    victim = victim_with(pid)
+    call.kill(signal.SIGKILL, whole_group=True)
+    call.sock.close()
+    check_unharmed(victim, "a signal to a process group")
+
+def check_untold():
+    \"\"\"The server has reaped the process of a call, and has not come to tell it.\"\"\"
+    call = lean.start("__main__:leave_pid", fds=[pid_w], template="one")._call
+    while call.child() is None:
+        call.connection.take_frames(0.01)
+    call.connection.take_frames = lambda *_: None
+    pid = call.child().pid
+    wait_for_end(pid)
+    victim = victim_with(pid)
+    call.kill(signal.SIGKILL, whole_group=True)
+    call.sock.close()
+    check_unharmed(victim, "a signal to a call")
+
+def check_left():
+    \"\"\"Whoever a process has left in its process group is reached by a signal to that.\"\"\"
+    call = lean.start("__main__:leave_behind", fds=[pid_w], template="one")._call
+    assert call.wait(None).exit_code == 0
+    left = int(os.read(pid_r, 20))
+    call.kill(signal.SIGKILL, whole_group=True)
+    call.sock.close()
+    assert os.waitpid(left, 0)[1] == signal.SIGKILL  # this process is the init of its namespace
+
+def run(code):
+    process = context.Process(target=os._exit, args=(code,))
+    process.start()
+    process.join()
+    assert process.exitcode == code
+
+if __name__ == "__main__":
+    context = fastfork.get_context("one", max_children=1, spares=0)
+    pid_r, pid_w = os.pipe()
+    run(0)
+    globals()["check_" + sys.argv[1]]()
+    print("done")
+"""
+)
+
+
+@needs_pid_namespace
+@pytest.mark.parametrize("what", ["abandoned", "group", "untold", "left"])
+def test_a_call_whose_pid_is_used_again_leads_to_no_wrong_kill(programs, what):
+    program = programs.write("program.py", REUSE_OF_A_CALL_S)
+    outcome = programs.command(*UNSHARED, sys.executable, str(program), what)
+    assert (outcome.status, outcome.lines) == (0, ["done"]), outcome.stderr
 
 
 TEMPLATE_REUSE = """
