@@ -164,8 +164,13 @@ class Child:
         return _native.pidfd_exit_code(self.sentinel) if code is None else code
 
     def _exit_code_of_zombie(self) -> int | None:
-        """Return the exit code of a child that init has not reaped yet, from its last field in proc_pid_stat(5)."""
+        """Return the exit code of a child that init has not reaped yet, from its last field in proc_pid_stat(5).
+
+        That is 0 to those who may not look at the process, of a set-uid program, say; the namespace is kept from them,
+        too.
+        """
         try:
+            os.readlink(f"/proc/{self.pid}/ns/pid")
             with open(f"/proc/{self.pid}/stat", "rb") as stream:
                 status = int(stream.read().split()[-1])
             signal.pidfd_send_signal(self.sentinel, 0)  # the pid was still its own, and no other process's
