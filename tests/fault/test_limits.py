@@ -140,6 +140,7 @@ def test_requests_for_which_the_server_has_no_memory(server):
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(Request(server, work(5) + LARGEST[len(work(5)) :]))
         crowd = [server.authenticate(stack.enter_context(server.connect())) for _ in range(CROWD)]
+        stall(request, crowd[0])
         with limited(server.pid, resource.RLIMIT_AS, 0):
             amid = stall_until_refused(server, request, crowd)
             refused = fastfork.server_status().failures
@@ -153,8 +154,11 @@ def test_requests_for_which_the_server_has_no_memory(server):
 
 
 def stall_until_refused(server, request, crowd):
-    """Have one client after another stall amid its request, until there is no memory, and some more: return them."""
-    stalled = 0
+    """Have one client after another stall amid its request, until there is no memory, and some more: return them.
+
+    The first one does so already.
+    """
+    stalled = 1
     while exit_code_or_error(server, LARGEST[:60_000]) != errno.ENOMEM:
         stalled += 1
         assert stalled < CROWD - MORE, "the server has memory for all"
