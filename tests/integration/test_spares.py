@@ -179,14 +179,22 @@ def test_hooks_run_once_in_each(programs):
 
         if __name__ == "__main__":
             context = fastfork.get_context(preload=["__main__", "preloaded"])
-            for number in range(60):
+            rounds = 0
+            while fastfork.server_status().spare_starts == 0 and rounds < 50:
+                rounds += 1
+                processes = [context.Process(target=work) for _ in range(20)]
+                fastfork.start_all(processes)  # a pace at any load
+                for process in processes:
+                    process.join()
                 process = context.Process(target=work)
                 process.start()
                 process.join()
-            print(fastfork.server_status().spare_starts > 0)
+            print(21 * rounds, fastfork.server_status().spare_starts > 0)
         """
     )
-    assert outcome.lines == ["True"] * 61
+    *by_processes, at_last = outcome.lines
+    assert at_last == f"{len(by_processes)} True"
+    assert set(by_processes) == {"True"}
 
 
 @pytest.mark.parametrize(
