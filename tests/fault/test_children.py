@@ -155,7 +155,7 @@ def test_every_signal_from_outside_as_soon_as_the_child_is_there(server):
         os.kill(processes[number].pid, number)
     for number, process in processes.items():
         possible = {-number, 1} if number == signal.SIGINT else {-number}
-        assert joined(process) in possible, number
+        assert joined(process) in possible, "signal lost"
 
 
 @pytest.mark.fault("A child dies of a signal")
