@@ -174,10 +174,21 @@ def settle_backend() -> None:
     _settled_backend = _backend()
 
 
+_kernel_has_pidfds = False
+"""Whether the kernel has been seen to have them. It keeps them; want of a descriptor to see it with passes."""
+
+
 def has_pidfds() -> bool:
     """Whether processes can be held by descriptor here."""
+    global _kernel_has_pidfds
     if _backend() == lib.FF_BACKEND_POLL:
         return False
+    if not _kernel_has_pidfds:
+        _kernel_has_pidfds = _can_open_pidfd()
+    return _kernel_has_pidfds
+
+
+def _can_open_pidfd() -> bool:
     fd = lib.ff_pidfd_open(os.getpid())
     if fd < 0:
         return False

@@ -176,8 +176,9 @@ def template():
 def kill(template):
     """Kill the running template; return what was known of it."""
     pid, where, key = template._forkserver_pid, template._forkserver_address, template._forkserver_authkey
+    launched = template._launched  # another thread may launch the next one meanwhile
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: template._launched is None or template._launched.process.has_ended())
+    wait_until(lambda: launched is None or launched.process.has_ended())
     return where, key
 
 
