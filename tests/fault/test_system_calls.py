@@ -1032,8 +1032,11 @@ FORK_OF_A_LAUNCH = "vfork" if sys.version_info >= (3, 10) else "fork"
 
 CLIENT_IS_TOLD = {
     "connected": ["poll", "recvmsg", "sendmsg"],
-    "connecting": ["connect", "pidfd_open", "pipe2", "recv", "send", "socket"],
-    "launching": ["bind", "chmod", "listen", "mkdir", "pipe2", "rename", "socket", FORK_OF_A_LAUNCH],
+    "connecting": ["connect", "pipe2", "recv", "send", "socket"],
+    "launching": [
+        *("bind", "chmod", "listen", "mkdir", "pidfd_open", "pipe2", "rename", "socket"),
+        FORK_OF_A_LAUNCH,
+    ],
 }
 """What a client calls, by how far it is."""
 
