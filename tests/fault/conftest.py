@@ -228,6 +228,14 @@ def with_poll(monkeypatch):
 
 
 @pytest.fixture
+def without_spares():
+    """Have each request served by a fork."""
+    fastfork.get_context(spares=0)
+    yield
+    fastfork.get_context(spares=2)
+
+
+@pytest.fixture
 def many_descriptors():
     """As many descriptors as this process may have; how many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

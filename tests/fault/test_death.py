@@ -397,14 +397,6 @@ STARTING = ["fork", *(["pidfd_open"] if _native.has_pidfds() else []), "sendmsg"
 """What the server calls from the request to the answer."""
 
 
-@pytest.fixture
-def without_spares():
-    """Have each request served by a fork."""
-    fastfork.get_context(spares=0)
-    yield
-    fastfork.get_context(spares=2)
-
-
 @contextlib.contextmanager
 def stopped_at(call, faults, server):
     """Have the server stop before it makes a call, which is what is done within."""

@@ -583,6 +583,12 @@ def take(pid):
     with open("/proc/sys/kernel/ns_last_pid", "w") as stream:
         stream.write(str(pid - 1))
 
+def run(code):
+    process = context.Process(target=os._exit, args=(code,))
+    process.start()
+    process.join()
+    assert process.exitcode == code
+
 def exists(pid):
     try:
         os.kill(pid, 0)
@@ -596,11 +602,11 @@ def wait_for_end(pid):
         assert time.monotonic() < deadline
         time.sleep(0.0005)
 
-def victim_with(pid):
-    \"\"\"Return a process that lives and has the pid, which was another one's.\"\"\"
+def victim_with(pid, script="read line; exit 6"):
+    \"\"\"Return a process that has the pid, which was another one's: a shell with the script.\"\"\"
     while True:
         take(pid)
-        command = ["/bin/sh", "-c", "read line; exit 6"]
+        command = ["/bin/sh", "-c", script]
         victim = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         if victim.pid == pid:
             return victim
@@ -750,12 +756,6 @@ def check_left():
     call.sock.close()
     assert os.waitpid(left, 0)[1] == signal.SIGKILL  # this process is the init of its namespace
 
-def run(code):
-    process = context.Process(target=os._exit, args=(code,))
-    process.start()
-    process.join()
-    assert process.exitcode == code
-
 if __name__ == "__main__":
     context = fastfork.get_context("one", max_children=1, spares=0)
     pid_r, pid_w = os.pipe()
@@ -774,21 +774,10 @@ def test_a_call_whose_pid_is_used_again_leads_to_no_wrong_kill(programs, what):
     assert (outcome.status, outcome.lines) == (0, ["done"]), outcome.stderr
 
 
-TEMPLATE_REUSE = """
-import os, subprocess, sys
-
-import fastfork
+TEMPLATE_REUSE = (
+    VICTIMS
+    + """
 from fastfork import forkserver
-
-def take(pid):
-    with open("/proc/sys/kernel/ns_last_pid", "w") as stream:
-        stream.write(str(pid - 1))
-
-def run(code):
-    process = context.Process(target=os._exit, args=(code,))
-    process.start()
-    process.join()
-    assert process.exitcode == code
 
 if __name__ == "__main__":
     context = fastfork.get_context()
@@ -796,13 +785,7 @@ if __name__ == "__main__":
     template = forkserver._forkserver._forkserver_pid
     os.kill(template, 9)
     os.waitpid(template, 0)  # as programs do that wait for any child
-    while True:
-        take(template)
-        victim = subprocess.Popen(["/bin/sh", "-c", sys.argv[1]], stdin=subprocess.PIPE)
-        if victim.pid == template:
-            break
-        victim.kill()
-        victim.wait()
+    victim = victim_with(template, sys.argv[1])
     if sys.argv[1] == "exit 5":
         os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
     if len(sys.argv) > 2:
@@ -811,6 +794,7 @@ if __name__ == "__main__":
     victim.stdin.close()
     print(victim.wait())
 """
+)
 
 
 @needs_pid_namespace

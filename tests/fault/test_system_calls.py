@@ -671,13 +671,6 @@ CALLS_FOR_OPTIONS = {
 """What is called for which option."""
 
 
-@pytest.fixture
-def without_spares():
-    fastfork.get_context(spares=0)
-    yield
-    fastfork.get_context(spares=2)
-
-
 @pytest.mark.parametrize("call", CALLS_FOR_OPTIONS)
 def test_calls_for_options(faults, server, ctx, call):
     """The start raises an error that names the option, no process is left, and the next start works."""

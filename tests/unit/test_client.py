@@ -18,7 +18,16 @@ from multiprocessing import util
 
 import pytest
 from support import raw, targets
-from support.processes import DEADLINE, children_of, descriptors, exit_code_of, fork, is_alive, wait_until
+from support.processes import (
+    DEADLINE,
+    children_of,
+    descriptors,
+    exit_code_of,
+    fork,
+    is_alive,
+    stopped,
+    wait_until,
+)
 
 import fastfork
 from fastfork import _native, address, client, context, forkserver, launch, popen
@@ -72,10 +81,9 @@ def test_a_refusal_that_another_thread_received_is_told_to_who_has_posted(ctx, t
     """The one that waits for an exit, say: it is not concerned."""
     run(ctx, 1)
     connection = template._connection
-    os.kill(template._forkserver_pid, signal.SIGSTOP)
-    os.write(connection._sock, bytes(100))
-    posted = [connection.post(b"", [], client.Claim()) for _ in range(2)]
-    os.kill(template._forkserver_pid, signal.SIGCONT)
+    with stopped(template._forkserver_pid):
+        os.write(connection._sock, bytes(100))
+        posted = [connection.post(b"", [], client.Claim()) for _ in range(2)]
     wait_until(lambda: connection.take_frames() or connection.is_over())
     told = connection.answer_to(posted[0])
     with pytest.raises(ConnectionAbortedError, match="refused the request: not a fastfork frame") as raised:
@@ -90,13 +98,10 @@ def test_a_refusal_that_another_thread_received_is_told_to_who_has_posted(ctx, t
 def test_a_handler_that_raises_amid_a_start_leaves_the_connection_and_no_process(ctx, template, alarm):
     run(ctx, 1)
     connection = template._connection
-    os.kill(template._forkserver_pid, signal.SIGSTOP)
-    try:
+    with stopped(template._forkserver_pid):
         alarm(0.1)
         with pytest.raises(InterruptedByHandlerError):
             ctx.Process(target=time.sleep, args=(600,)).start()
-    finally:
-        os.kill(template._forkserver_pid, signal.SIGCONT)
     run(ctx, 2)
     assert template._connection is connection
     wait_until(lambda: not children_of(template._forkserver_pid))

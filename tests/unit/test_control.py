@@ -374,12 +374,11 @@ def seconds_of(action):
 def test_a_stopped_process_that_was_never_asked_is_a_timeout_and_nothing_is_lost(template, monkeypatch):
     monkeypatch.setattr(forkserver, "_STATUS_DEADLINE", 0.2)
     assert raw.run(targets.nothing) == 0
-    os.kill(template._forkserver_pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(TimeoutError, match=r"did not answer within 0\.2 s"):
-            fastfork.server_status()
-    finally:
-        os.kill(template._forkserver_pid, signal.SIGCONT)
+    with (
+        stopped(template._forkserver_pid),
+        pytest.raises(TimeoutError, match=r"did not answer within 0\.2 s"),
+    ):
+        fastfork.server_status()
     monkeypatch.undo()
     assert raw.run(targets.nothing) == 0
     assert fastfork.server_status().starts == 2
