@@ -77,7 +77,7 @@ LOCAL_CLUSTER = """
         os.mkdir(folder)
         seen = {}
         with LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="localhost:0"
         ) as cluster, Client(cluster) as client:
             client.register_plugin(FreshProcesses("limited", timeout=0.5, grace=0.1))
             with dask.annotate(executor="limited"):
