@@ -15,6 +15,8 @@
 #define FF_LOOP_BATCH 64   /* events taken at once */
 #define FF_LOOP_MAX_FDS 4  /* descriptors that a loop itself holds */
 #define FF_SOME_CHILD (-1) /* in place of a pid */
+/* In place of a timeout: do not wait, and leave out those that had nothing to tell lately, if that is cheaper. */
+#define FF_LOOP_GLANCE (-2)
 
 enum ff_interest {
     FF_READABLE = 1, /* or at its end, or broken */

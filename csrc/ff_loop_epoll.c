@@ -74,7 +74,8 @@ static int wait_events(struct ff_loop *base, int timeout_ms, struct ff_loop_even
 {
     struct epoll_loop *loop = of(base);
     struct epoll_event ready[FF_LOOP_BATCH];
-    int count = epoll_wait(loop->epoll_fd, ready, FF_LOOP_BATCH, timeout_ms);
+    int count =
+        epoll_wait(loop->epoll_fd, ready, FF_LOOP_BATCH, timeout_ms == FF_LOOP_GLANCE ? 0 : timeout_ms);
     bool has_signal = false;
     int kept = 0;
 

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 
 #include <poll.h>
+#include <stdbool.h>
 
 #include "ff_loop.h"
 #include "ff_signals.h"
@@ -11,14 +12,27 @@
 #define POLLRDHUP 0 /* that the peer has gone altogether is told in any case */
 #endif
 
+#define FEW 64   /* descriptors that are not worth telling the lively ones from the quiet ones */
+#define ALL_MS 4 /* from one wait for all of them to the next, while lively ones have something to tell */
+#define LIVELY_FOR 32 /* waits for all, since there was something to tell of one */
+
+struct watched {
+    void *tag;
+    unsigned lively_for;
+};
+
+/* A wait takes as long as there are descriptors, and most of them may be of clients that want nothing. So those for which
+ * there was something to do lately come first, and it is for them that most waits are. */
 struct poll_loop {
     struct ff_loop base;
     struct ff_signals signals;
-    struct pollfd *polled; /* [0] is the self-pipe */
-    void **tags;
+    struct pollfd *polled; /* [0] is the self-pipe, behind it the lively ones, behind those the quiet ones */
+    struct watched *watched; /* in the same order */
+    size_t lively;           /* how many, with the self-pipe */
     size_t count;
     size_t capacity;
     size_t next; /* where the next batch begins: behind the last one, lest a busy descriptor starve others */
+    double next_wait_for_all;
 };
 
 static struct poll_loop *of(struct ff_loop *loop)
@@ -30,15 +44,15 @@ static int grow(struct poll_loop *loop)
 {
     size_t capacity = loop->capacity ? 2 * loop->capacity : 16;
     struct pollfd *polled = realloc(loop->polled, capacity * sizeof *polled);
-    void **tags;
+    struct watched *watched;
 
     if (polled == NULL)
         return -ENOMEM;
     loop->polled = polled;
-    tags = realloc(loop->tags, capacity * sizeof *tags);
-    if (tags == NULL)
+    watched = realloc(loop->watched, capacity * sizeof *watched);
+    if (watched == NULL)
         return -ENOMEM;
-    loop->tags = tags;
+    loop->watched = watched;
     loop->capacity = capacity;
     return 0;
 }
@@ -69,16 +83,42 @@ static unsigned from_poll(short ready)
     return interest;
 }
 
+static void exchange(struct poll_loop *loop, size_t i, size_t j)
+{
+    struct pollfd polled = loop->polled[i];
+    struct watched watched = loop->watched[i];
+
+    loop->polled[i] = loop->polled[j];
+    loop->watched[i] = loop->watched[j];
+    loop->polled[j] = polled;
+    loop->watched[j] = watched;
+}
+
+static void enliven(struct poll_loop *loop, size_t i)
+{
+    loop->watched[i].lively_for = LIVELY_FOR;
+    if (i >= loop->lively)
+        exchange(loop, i, loop->lively++);
+}
+
+static void forget(struct poll_loop *loop, size_t i)
+{
+    if (i >= loop->count)
+        return;
+    if (i < loop->lively) {
+        exchange(loop, i, --loop->lively);
+        i = loop->lively;
+    }
+    exchange(loop, i, --loop->count);
+}
+
 static int watch(struct ff_loop *base, int fd, unsigned interest, void *tag)
 {
     struct poll_loop *loop = of(base);
     size_t i = index_of(loop, fd);
 
     if (interest == 0) {
-        if (i < loop->count) {
-            loop->polled[i] = loop->polled[--loop->count];
-            loop->tags[i] = loop->tags[loop->count];
-        }
+        forget(loop, i);
         return 0;
     }
     if (i == loop->capacity) {
@@ -90,40 +130,91 @@ static int watch(struct ff_loop *base, int fd, unsigned interest, void *tag)
     if (i == loop->count)
         loop->count++;
     loop->polled[i] = (struct pollfd){.fd = fd, .events = to_poll(interest)};
-    loop->tags[i] = tag;
+    loop->watched[i].tag = tag;
+    enliven(loop, i);
     return 0;
 }
 
-static int collect(struct poll_loop *loop, struct ff_loop_event events[FF_LOOP_BATCH])
+static int collect(struct poll_loop *loop, size_t polled, struct ff_loop_event events[FF_LOOP_BATCH])
 {
-    size_t others = loop->count - 1;
+    size_t others = polled - 1;
     size_t step = 0;
     int count = 0;
 
     for (; step < others && count < FF_LOOP_BATCH; step++) {
         size_t i = 1 + (loop->next + step) % others;
 
-        if (loop->polled[i].revents != 0)
-            events[count++] = (struct ff_loop_event){loop->tags[i], from_poll(loop->polled[i].revents)};
+        if (loop->polled[i].revents != 0) {
+            loop->watched[i].lively_for = LIVELY_FOR;
+            events[count++] =
+                (struct ff_loop_event){loop->watched[i].tag, from_poll(loop->polled[i].revents)};
+        }
     }
     loop->next += step;
     return count;
+}
+
+/* After a wait for all: which are lively. */
+static void sort(struct poll_loop *loop)
+{
+    for (size_t i = loop->lively; i < loop->count; i++)
+        if (loop->polled[i].revents != 0)
+            enliven(loop, i);
+    if (loop->count <= FEW)
+        return;
+    for (size_t i = loop->lively; i-- > 1;)
+        if (loop->polled[i].revents == 0 && --loop->watched[i].lively_for == 0)
+            exchange(loop, i, --loop->lively);
+}
+
+static int wait_for_all(struct poll_loop *loop, int timeout_ms)
+{
+    int ready = poll(loop->polled, (nfds_t)loop->count, timeout_ms);
+
+    loop->next_wait_for_all = ff_seconds_now() + 1e-3 * ALL_MS;
+    if (ready >= 0)
+        sort(loop);
+    return ready;
+}
+
+/* How many descriptors it was for; those behind them are not known about. Or -errno. */
+static int wait_for_some(struct poll_loop *loop, int timeout_ms)
+{
+    double left_ms = 1e3 * (loop->next_wait_for_all - ff_seconds_now());
+    bool is_glance = timeout_ms == FF_LOOP_GLANCE;
+    int ready;
+
+    if (is_glance)
+        timeout_ms = 0;
+    if (loop->lively < loop->count && left_ms > 0) {
+        int lively_ms = 1 + (int)left_ms;
+
+        if (timeout_ms >= 0)
+            lively_ms = ff_min(lively_ms, timeout_ms);
+        ready = poll(loop->polled, (nfds_t)loop->lively, lively_ms);
+        if (ready != 0 || is_glance)
+            return ready < 0 ? -errno : (int)loop->lively;
+        if (timeout_ms > 0)
+            timeout_ms -= lively_ms;
+    }
+    ready = wait_for_all(loop, timeout_ms);
+    return ready < 0 ? -errno : (int)loop->count;
 }
 
 static int wait_events(struct ff_loop *base, int timeout_ms, struct ff_loop_event events[FF_LOOP_BATCH],
                        pid_t *ret_died)
 {
     struct poll_loop *loop = of(base);
-    int ready = poll(loop->polled, (nfds_t)loop->count, timeout_ms);
+    int polled = wait_for_some(loop, timeout_ms);
 
     *ret_died = 0;
-    if (ready < 0)
-        return -errno;
+    if (polled < 0)
+        return polled;
     if (loop->polled[0].revents != 0) {
         ff_signals_drain(&loop->signals);
         *ret_died = FF_SOME_CHILD;
     }
-    return collect(loop, events);
+    return collect(loop, (size_t)polled, events);
 }
 
 static size_t own_fds(const struct ff_loop *base, int ret_fds[FF_LOOP_MAX_FDS])
@@ -141,7 +232,7 @@ static void abandon(struct ff_loop *base, sigset_t *ret_mask, struct sigaction *
 
     ff_signals_restore(&loop->signals, ret_mask, ret_int);
     free(loop->polled);
-    free(loop->tags);
+    free(loop->watched);
     free(loop);
 }
 

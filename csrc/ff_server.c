@@ -996,8 +996,10 @@ static bool may_leave(const struct ff_server *server)
 
 static int choose_timeout(const struct ff_server *server)
 {
-    if (may_leave(server) || server->crowded || server->has_gone || may_fork_spare(server))
+    if (may_leave(server))
         return 0;
+    if (server->crowded || server->has_gone || may_fork_spare(server))
+        return FF_LOOP_GLANCE;
     if (server->children.doomed != NULL)
         return FF_TREE_ROUND_MS;
     if (server->looked_at_count > 0)

@@ -3,6 +3,7 @@
 
 #include "ff_fd.h"
 #include "ff_loop.h"
+#include "ff_util.h"
 #include "io.h"
 
 #include <pthread.h>
@@ -10,6 +11,16 @@
 #include <sys/time.h>
 
 #define MANY 200 /* descriptors: more than three batches */
+
+static long polled; /* descriptors, over all calls of poll() */
+
+int __real_poll(struct pollfd *fds, nfds_t count, int ms);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int ms);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int ms)
+{
+    polled += (long)count;
+    return __real_poll(fds, count, ms);
+}
 
 static struct ff_loop *open_loop(void)
 {
@@ -194,6 +205,151 @@ static void test_no_one_starves(void)
     loop->backend->close(loop);
     for (int i = 0; i < MANY; i++)
         close_both(socks[i]);
+}
+
+/* Have MANY descriptors watched for which there is nothing to tell, and wait often enough for that to be known. */
+static void watch_quiet_ones(struct ff_loop *loop, int socks[MANY][2])
+{
+    struct ff_loop_event events[FF_LOOP_BATCH];
+
+    for (int i = 0; i < MANY; i++) {
+        make_pair(socks[i]);
+        watch(loop, socks[i][0], FF_READABLE, socks[i]);
+    }
+    for (int i = 0; i < MANY; i++)
+        CHECK_INT(wait_for(loop, 0, events), 0);
+}
+
+static void close_quiet_ones(struct ff_loop *loop, int socks[MANY][2])
+{
+    loop->backend->close(loop);
+    for (int i = 0; i < MANY; i++)
+        close_both(socks[i]);
+}
+
+/* To wait for a busy one costs less than to wait for all, and yet those that were quiet are heard. */
+static void test_quiet_beside_busy(void)
+{
+    struct ff_loop *loop = open_loop();
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    int socks[MANY][2];
+    int busy[2];
+    double begun;
+    bool is_told = false;
+
+    watch_quiet_ones(loop, socks);
+    make_pair(busy);
+    watch(loop, busy[0], FF_WRITABLE, busy);
+    polled = 0;
+    for (int i = 0; i < MANY; i++)
+        check_event(loop, busy, FF_WRITABLE);
+    CHECK(polled < MANY * MANY / 4);
+    write_all(socks[MANY / 2][1], "x", 1);
+    begun = ff_seconds_now();
+    while (!is_told) {
+        int count = wait_for(loop, 0, events);
+
+        for (int i = 0; i < count; i++)
+            is_told |= events[i].tag == socks[MANY / 2];
+        CHECK(ff_seconds_now() - begun < 1e-3 * DEADLINE_MS);
+    }
+    close_both(busy);
+    close_quiet_ones(loop, socks);
+}
+
+/* A look without a wait sees the quiet ones too, and so does one that lasts. */
+static void test_quiet_after_busy(void)
+{
+    struct ff_loop *loop = open_loop();
+    int socks[MANY][2];
+    int busy[2];
+
+    watch_quiet_ones(loop, socks);
+    make_pair(busy);
+    for (int timeout_ms = -1; timeout_ms <= 1; timeout_ms++) {
+        struct ff_loop_event events[FF_LOOP_BATCH];
+        char byte;
+        int *quiet = socks[MANY / 2 + timeout_ms];
+
+        watch(loop, busy[0], FF_WRITABLE, busy);
+        check_event(loop, busy, FF_WRITABLE);
+        watch(loop, busy[0], 0, NULL);
+        write_all(quiet[1], "x", 1);
+        CHECK_INT(wait_for(loop, timeout_ms, events), 1);
+        CHECK(events[0].tag == quiet);
+        read_all(quiet[0], &byte, 1);
+    }
+    close_both(busy);
+    close_quiet_ones(loop, socks);
+}
+
+/* A glance does not wait, and it leaves nobody out for long. */
+static void test_glance(void)
+{
+    struct ff_loop *loop = open_loop();
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    int socks[MANY][2];
+    double begun;
+
+    watch_quiet_ones(loop, socks);
+    CHECK_INT(wait_for(loop, FF_LOOP_GLANCE, events), 0);
+    write_all(socks[MANY / 2][1], "x", 1);
+    begun = ff_seconds_now();
+    while (wait_for(loop, FF_LOOP_GLANCE, events) == 0)
+        CHECK(ff_seconds_now() - begun < 1e-3 * DEADLINE_MS);
+    CHECK(events[0].tag == socks[MANY / 2]);
+    close_quiet_ones(loop, socks);
+}
+
+/* However many are watched, a wait in vain lasts as long as it is to. */
+static void test_wait_in_vain(void)
+{
+    struct ff_loop *loop = open_loop();
+    struct ff_loop_event events[FF_LOOP_BATCH];
+    int socks[MANY][2];
+    double begun;
+
+    watch_quiet_ones(loop, socks);
+    begun = ff_seconds_now();
+    CHECK_INT(wait_for(loop, 200, events), 0);
+    CHECK(ff_seconds_now() - begun >= 0.199);
+    close_quiet_ones(loop, socks);
+}
+
+/* Those that are no longer watched are not told, be they busy or quiet, and the others are. */
+static void test_unwatch_among_many(void)
+{
+    struct ff_loop *loop = open_loop();
+    int socks[MANY][2];
+    bool is_watched[MANY];
+
+    watch_quiet_ones(loop, socks);
+    for (int i = 0; i < MANY; i++) {
+        struct ff_loop_event events[FF_LOOP_BATCH];
+        char byte;
+
+        if (i % 3 == 0) { /* busy ones */
+            write_all(socks[i][1], "x", 1);
+            CHECK_INT(wait_for(loop, DEADLINE_MS, events), 1);
+            read_all(socks[i][0], &byte, 1);
+        }
+    }
+    for (int i = 0; i < MANY; i++) {
+        is_watched[i] = i % 2 == 0;
+        if (!is_watched[i])
+            watch(loop, socks[i][0], 0, NULL);
+    }
+    for (int i = MANY; i-- > 0;) {
+        char byte;
+
+        write_all(socks[i][1], "x", 1);
+        if (!is_watched[i])
+            continue;
+        check_event(loop, socks[i], FF_READABLE);
+        read_all(socks[i][0], &byte, 1);
+    }
+    check_no_event(loop);
+    close_quiet_ones(loop, socks);
 }
 
 static void ignore_alarm(int signal_number)
@@ -458,6 +614,11 @@ int main(void)
     RUN(test_hang_up);
     RUN(test_end_of_pipe);
     RUN(test_no_one_starves);
+    RUN(test_quiet_beside_busy);
+    RUN(test_quiet_after_busy);
+    RUN(test_glance);
+    RUN(test_wait_in_vain);
+    RUN(test_unwatch_among_many);
     RUN(test_interrupted);
     RUN(test_deaths);
     RUN(test_death_beside_event);
