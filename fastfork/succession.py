@@ -3,13 +3,20 @@
 Address and key of each template follow from those of the one before it, by a hash that only those can make who know
 that key. So whoever finds his template dead looks there. The first one to come makes the folder, which only one can,
 and launches the successor; the others join it, once it has taken over the socket: whoever made that may be stopped.
+
+Of several successors that have died one after another the folders may be gone, so that those who have known different
+ones of them make different folders. Each of them looks at the others' once he has made his own, so that one of two
+who are at it at the same moment sees the other one. Who sees a later one leaves it to that. Who sees none but an
+earlier one waits whether that is left to him too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import hmac
+import os
 import select
 import socket
 import time
@@ -18,7 +25,7 @@ from .address import folder_after, has_template, listen_in_new, remove, socket_i
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import contextlib
+    from collections.abc import Iterator
 
 _GENERATIONS = 16
 """Successors that are looked at, each of which has died before the next one."""
@@ -56,33 +63,64 @@ class Place:
         on_failure.callback(remove, self.address)
         return on_failure.enter_context(self._listener)
 
+    def give_back(self) -> None:
+        """Have somebody else claim a claimed place."""
+        with contextlib.ExitStack() as on_failure:
+            self.claimed(on_failure)
+
 
 def find(address: str, authkey: bytes) -> Place | None:
     """Find the successor of the template that had this address and this key, or claim its place.
 
     None where there is neither: a folder cannot be made, or whoever has made it does not go on.
     """
+    chain = [(address, authkey), *_successors(address, authkey)]
+    number = 1
+    while number < len(chain):
+        address, authkey = chain[number]
+        found = _claim_or_await(address)
+        if isinstance(found, socket.socket):
+            claimed = Place(address, authkey, found)
+            later = [n for n in range(number + 1, len(chain)) if _is_listened_at(chain[n][0])]
+            if not later:
+                return _unless_joined(claimed, chain[:number])
+            claimed.give_back()
+            number = later[0]
+        elif found is _DEAD:
+            number += 1
+        else:
+            return Place(address, authkey, None) if found is _LISTENS else None
+    return None
+
+
+def _successors(address: str, authkey: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield address and key of each template that may have come after this one."""
     for _ in range(_GENERATIONS):
         folder = folder_after(address, _digest(authkey, b"fastfork: where the successor is").hex())
         authkey = _digest(authkey, b"fastfork: the key of the successor")
         address = socket_in(folder)
-        found = _claim_or_await(folder, address)
-        if isinstance(found, socket.socket):
-            return Place(address, authkey, found)
-        if found is not _DEAD:
-            return Place(address, authkey, None) if found is _LISTENS else None
-    return None
+        yield address, authkey
+
+
+def _unless_joined(claimed: Place, earlier: list[tuple[str, bytes]]) -> Place:
+    """Give a claimed place back for one of those before it, if there is a template at that now."""
+    deadline = time.monotonic() + _BIRTH
+    for address, authkey in earlier:
+        if _look(address, deadline) is _LISTENS:
+            claimed.give_back()
+            return Place(address, authkey, None)
+    return claimed
 
 
 _LISTENS, _DEAD = "listens", "dead"
 
 
-def _claim_or_await(folder: str, address: str) -> socket.socket | str | None:
-    """Make the folder and listen there, or wait until a template does; None where neither comes to be."""
+def _claim_or_await(address: str) -> socket.socket | str | None:
+    """Make the folder of an address and listen there, or wait until a template does; None where neither comes to be."""
     deadline = time.monotonic() + _BIRTH
     while True:
         try:
-            return listen_in_new(folder)
+            return listen_in_new(os.path.dirname(address))
         except FileExistsError:  # or a template that leaves is about to remove it
             found = _look(address, deadline)
         except OSError:
@@ -102,6 +140,13 @@ def _look(address: str, deadline: float) -> str | None:
         return _DEAD
     is_there = error in (0, errno.EAGAIN)  # EAGAIN: it has no time for another connection
     return _LISTENS if is_there and has_template(address) else None
+
+
+def _is_listened_at(address: str) -> bool:
+    """Whether there is a template at an address, or somebody has claimed that."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        return sock.connect_ex(address) in (0, errno.EAGAIN)
 
 
 def _await_template(address: str, sock: socket.socket, deadline: float) -> None:

@@ -52,17 +52,11 @@ def still_claimed(place):
         yield
 
 
-def give_back(place):
-    """Have nobody listen at a place that has been claimed, and no folder there."""
-    with contextlib.ExitStack() as on_failure:
-        place.claimed(on_failure)
-
-
 def claimed_and_empty(where, key=KEY):
     """Have a place of whose folder somebody has made no more than the folder; return that."""
     place = succession.find(where, key)
     folder = os.path.dirname(place.address)
-    give_back(place)
+    place.give_back()
     os.mkdir(folder, 0o700)
     return folder
 
@@ -99,6 +93,99 @@ def test_the_successor_of_one_that_has_died_too_is_the_next(first):
     with listening(places[3]):
         joined = succession.find(places[1].address, places[1].authkey)
     assert joined.address == places[3].address
+
+
+@pytest.fixture
+def removed(first):
+    """Places of two successors in a row, both of which are dead; the folder of the first one is gone."""
+    places = [succession.find(first, KEY)]
+    with listening(places[0]):
+        pass
+    places.append(succession.find(first, KEY))
+    with still_claimed(places[1]):
+        address.remove(places[0].address)
+    address.remove(places[1].address)
+    return places
+
+
+@contextlib.contextmanager
+def claimed_again(place):
+    """Have the place of one that has died be claimed by somebody who still looks there; yield the socket."""
+    with address.listen_in_new(os.path.dirname(place.address)) as listener:
+        listener.settimeout(DEADLINE)
+        yield listener
+    address.remove(place.address)
+
+
+def what(place):
+    return place.address, place.authkey, place.is_claimed()
+
+
+def folders(first):
+    return os.listdir(os.path.dirname(os.path.dirname(first)))
+
+
+def test_a_latecomer_joins_the_one_that_lives(first, removed):
+    with claimed_again(removed[1]):
+        take_over(removed[1].address)
+        assert what(succession.find(first, KEY)) == (removed[1].address, removed[1].authkey, False)
+    assert folders(first) == []
+
+
+def test_a_latecomer_leaves_it_to_who_has_claimed_a_later_place(first, removed, monkeypatch):
+    monkeypatch.setattr(succession, "_BIRTH", DEADLINE)
+    with ThreadPoolExecutor(1) as pool, claimed_again(removed[1]) as listener:
+        late = pool.submit(succession.find, first, KEY)
+        listener.accept()[0].close()  # it has seen that it is a latecomer
+        with listener.accept()[0]:  # and waits
+            assert len(folders(first)) == 1
+            take_over(removed[1].address)
+            assert what(late.result(DEADLINE)) == (removed[1].address, removed[1].authkey, False)
+    assert folders(first) == []
+
+
+def test_a_later_place_is_given_back_where_a_latecomer_has_a_template(first, removed):
+    with claimed_again(removed[0]):
+        take_over(removed[0].address)
+        found = succession.find(removed[0].address, removed[0].authkey)
+        assert what(found) == (removed[0].address, removed[0].authkey, False)
+    assert folders(first) == []
+
+
+def test_a_later_place_is_kept_where_a_latecomer_gives_its_own_back(first, removed, monkeypatch):
+    monkeypatch.setattr(succession, "_BIRTH", DEADLINE)
+    with ThreadPoolExecutor(1) as pool:
+        with claimed_again(removed[0]) as listener:
+            found = pool.submit(succession.find, removed[0].address, removed[0].authkey)
+            listener.accept()[0].close()
+        assert what(found.result(DEADLINE)) == (removed[1].address, removed[1].authkey, True)
+        found.result().give_back()
+
+
+def test_who_come_at_the_same_moment_with_different_predecessors_share_it(first, removed, monkeypatch):
+    """However their steps fall together."""
+    monkeypatch.setattr(succession, "_BIRTH", DEADLINE)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(100):
+            begin = threading.Barrier(2)
+            known = [(first, KEY), (removed[0].address, removed[0].authkey)]
+            found = list(pool.map(lambda one: claim_and_serve(begin, *one), known))
+            assert found[0].address == found[1].address
+            assert [place.is_claimed() for place in found].count(True) == 1
+            address.remove(found[0].address)
+            assert folders(first) == []
+
+
+def claim_and_serve(begin, *known):
+    """Find the successor, and have a template there at once if the place is to be this thread's own."""
+    begin.wait(DEADLINE)
+    place = succession.find(*known)
+    if place.is_claimed():
+        with listening(place):
+            begin.wait(DEADLINE)
+    else:
+        begin.wait(DEADLINE)
+    return place
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +248,7 @@ def test_of_many_at_once_one_claims(first):
         found = [future.result() for future in [pool.submit(find) for _ in range(8)]]
     (claimed,) = [place for place in found if place is not None and place.is_claimed()]
     assert {place.address for place in found if place is not None} == {claimed.address}
-    give_back(claimed)
+    claimed.give_back()
 
 
 # ---- templates ----
@@ -203,7 +290,7 @@ def test_with_another_preload_than_it_had_it_is_another_template(template):
     assert raw.run(targets.nothing) == 0
     place = succession.find(where, key)
     assert place.is_claimed()
-    give_back(place)
+    place.give_back()
 
 
 @pytest.mark.parametrize("change", ["environment", "umask", "limit", "output", "group", "death"])
@@ -215,7 +302,7 @@ def test_who_would_hand_on_other_surroundings_has_a_template_of_its_own(template
         assert raw.run(targets.nothing) == 0
     place = succession.find(where, key)
     assert place.is_claimed()
-    give_back(place)
+    place.give_back()
 
 
 def set_variable(monkeypatch, _afterwards):
@@ -301,7 +388,7 @@ def test_who_waits_for_one_that_is_killed_before_it_launches_goes_on_to_the_next
             wait_until(lambda: connections_to(where) > 0)
         place = waiting.result(20)
     assert place.is_claimed()
-    give_back(place)
+    place.give_back()
 
 
 def connections_to(where):
@@ -364,7 +451,7 @@ def test_after_stop_there_is_no_successor(template):
     assert raw.run(targets.nothing) == 0
     place = succession.find(where, key)
     assert place.is_claimed()
-    give_back(place)
+    place.give_back()
 
 
 @contextlib.contextmanager
