@@ -186,6 +186,10 @@ int ff_spare_await(struct ff_server *server, int timeout_ms, struct ff_request *
 /* Give back everything that the server holds. In a child: the memory, the request's too, and no descriptor. */
 void ff_server_free(struct ff_server *server);
 
+/* Have every process that somebody else than the core forks in this one be without this descriptor: it would keep a
+ * socket listening that nobody serves any more. -1: none. -ENOMEM. */
+int ff_fork_keep(int fd);
+
 /* Have SIGTERM and SIGHUP, where nobody has changed what they do, remove the socket at this path and the folder that it
  * lies in before they end this process; children of it are not concerned. -EINVAL: in no folder; -ENAMETOOLONG. */
 int ff_address_remove_at_end(const char *path);

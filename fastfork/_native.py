@@ -294,6 +294,14 @@ def close_at_fork(fd: int) -> int:
     return int(lib.ff_python_close_at_fork(fd))
 
 
+def keep_from_forks(fd: int) -> None:
+    """Have no process hold `fd` that is forked in this one, but for those which a `Server` forks; -1: nothing.
+
+    Raises `OSError` when there is no memory for it.
+    """
+    _check(lib.ff_fork_keep(fd))
+
+
 def remove_address_at_end(path: str) -> None:
     """Have SIGTERM and SIGHUP remove the socket at `path`, and its folder, before they end this process.
 

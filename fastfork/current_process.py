@@ -67,6 +67,7 @@ def _be_template(found: dict[int, FunctionType], config: TemplateConfig) -> NoRe
     own_pid = os.getpid()
     try:
         _native.remove_address_at_end(config.address)
+        _native.keep_from_forks(config.listener_fd)
         functions.remember(found)
         _let_go_of_what_is_the_parent_s()
         run_server(config, Report(config.report_fd), warm_up_for_tasks)

@@ -38,6 +38,7 @@ def main(config_fd: int) -> NoReturn:
     with open(config_fd, "rb") as stream:
         config = TemplateConfig(**pickle.load(stream))
     _native.remove_address_at_end(config.address)
+    _native.keep_from_forks(config.listener_fd)
     _take_over(config.address)
     report = Report(config.report_fd)
     try:
@@ -177,6 +178,7 @@ def run_server(
         if has_collector:
             gc.enable()
         run_child(request, config)
+    _native.keep_from_forks(-1)
     server.close()
 
 

@@ -116,6 +116,51 @@ static void test_signals_amid_a_fork(void)
     signal(SIGUSR2, SIG_DFL);
 }
 
+static bool is_open(int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0;
+}
+
+static void keep_all(void *arg, sigset_t *mask)
+{
+    (void)arg;
+    (void)mask;
+}
+
+/* Fork as anybody may: whether the child has the descriptor. */
+static bool is_open_in_fork(int fd)
+{
+    pid_t pid = fork();
+
+    CHECK(pid >= 0);
+    if (pid == 0)
+        _exit(is_open(fd));
+    return await_status(pid) != 0;
+}
+
+/* The core's own children close what they are not to have; theirs may have another descriptor of that number. */
+static void test_what_is_kept_from_other_forks(void)
+{
+    int ends[2];
+    pid_t pid;
+
+    make_pipe(ends);
+    CHECK(is_open_in_fork(ends[0]));
+    for (int i = 0; i < 2; i++) {
+        CHECK_INT(ff_fork_keep(ends[i]), 0);
+        CHECK(!is_open_in_fork(ends[i]));
+        CHECK(is_open_in_fork(ends[1 - i]));
+        CHECK(is_open(ends[i]));
+        pid = ff_fork(NULL, keep_all, NULL);
+        if (pid == 0)
+            _exit(!is_open(ends[i]) || !is_open_in_fork(ends[i]));
+        CHECK_INT(await_status(pid), 0);
+    }
+    CHECK_INT(ff_fork_keep(-1), 0);
+    CHECK(is_open_in_fork(ends[0]) && is_open_in_fork(ends[1]));
+    close_both(ends);
+}
+
 static void test_floor(void)
 {
     double seconds[4] = {0, 0, 0, -1};
@@ -134,6 +179,7 @@ int main(void)
     RUN(test_without_hooks);
     RUN(test_failure);
     RUN(test_signals_amid_a_fork);
+    RUN(test_what_is_kept_from_other_forks);
     RUN(test_floor);
     return 0;
 }

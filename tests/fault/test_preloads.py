@@ -250,6 +250,19 @@ def test_a_process_that_a_preload_has_forked_does_not_hinder_the_next_template(p
     check(server)
 
 
+@pytest.mark.fault("A preload forks a process, which lives on when the template dies")
+def test_a_process_that_a_preload_has_forked_holds_up_no_other_client(preload, lasting, tmp_path):
+    """A process of the template has not launched it: all that it can tell of its death is that nobody listens."""
+    server = preload(lasting)
+    kill_and_start = preloading.exit_code_of_start_after_death
+    with ThreadPoolExecutor(1) as pool:
+        reported = pool.submit(report, server, kill_and_start, server.context.get_start_method())
+        try:
+            assert reported.result(20) == 7
+        finally:
+            (tmp_path / "released").touch()
+
+
 # ---- a hang ----
 
 

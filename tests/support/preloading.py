@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import random
 import resource
@@ -10,12 +11,25 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
 def send_result(connection, function, *arguments):
     """Report what a function returns."""
     connection.send(function(*arguments))
+
+
+def exit_code_of_start_after_death(start_method):
+    """Kill this process's template; return the exit code of a process that is started then."""
+    template = os.getppid()
+    os.kill(template, signal.SIGKILL)
+    while os.getppid() == template:
+        time.sleep(0.001)
+    process = multiprocessing.get_context(start_method).Process(target=os._exit, args=(7,))
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def module_is_there(name):
