@@ -167,16 +167,15 @@ def test_who_come_at_the_same_moment_with_different_predecessors_share_it(first,
     monkeypatch.setattr(succession, "_BIRTH", DEADLINE)
     with ThreadPoolExecutor(2) as pool:
         for _ in range(100):
-            begin = threading.Barrier(2)
             known = [(first, KEY), (removed[0].address, removed[0].authkey)]
-            found = list(pool.map(lambda one: claim_and_serve(begin, *one), known))
+            found = list(pool.map(claim_and_serve, [threading.Barrier(2)] * 2, known))
             assert found[0].address == found[1].address
             assert [place.is_claimed() for place in found].count(True) == 1
             address.remove(found[0].address)
             assert folders(first) == []
 
 
-def claim_and_serve(begin, *known):
+def claim_and_serve(begin, known):
     """Find the successor, and have a template there at once if the place is to be this thread's own."""
     begin.wait(DEADLINE)
     place = succession.find(*known)
