@@ -27,6 +27,9 @@ from .interposing import Faults, build
 ON = os.environ.get("FAULTS_ON", "fastfork")
 """Whose fork server the faults happen to: ``"fastfork"`` or ``"stdlib"``."""
 
+PRELOADED = ["__main__", "support.targets", "support.ends"]
+"""What the template has: without it most of the time of a test would be its processes' imports of these."""
+
 LIST = "FAULTS_LIST"
 """The environment variable that names a file for the titles of the collected tests, by their ids, as JSON."""
 
@@ -159,6 +162,12 @@ class Server:
 def _kinds(channels):
     """Count channels by kind: a server that has to open its loop anew has other pipes, a client another socket."""
     return collections.Counter(channel.partition(":[")[0] for channel in channels.elements())
+
+
+@pytest.fixture(autouse=True)
+def _preloaded():
+    module = forkserver if ON == "fastfork" else multiprocessing.forkserver
+    module.set_forkserver_preload(PRELOADED)
 
 
 @pytest.fixture
