@@ -31,11 +31,15 @@ class Process(NamedTuple):
 
 
 def wait_until(condition: Callable[[], object], timeout: float = DEADLINE) -> None:
-    """Wait for what no descriptor tells; `AssertionError` when it has not come after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    """Wait for what no descriptor tells; `AssertionError` when it has not come after `timeout` seconds.
+
+    The longer it takes, the less often it is looked for: a look may go through all processes.
+    """
+    begun = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout} s in vain"
-        time.sleep(0.002)
+        waited = time.monotonic() - begun
+        assert waited < timeout, f"waited {timeout} s in vain"
+        time.sleep(min(max(0.002, waited / 20), 0.05))
 
 
 def descriptors(pid: int | str = "self") -> dict[int, str]:
