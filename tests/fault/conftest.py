@@ -133,10 +133,21 @@ class Server:
         assert self._is_still(pid), "server died"
         assert bystander.exitcode == 7, "exit code lost"
         bystander.close()
+        self._check_nothing_left(pid, _kinds(before))
+
+    def _check_nothing_left(self, pid, before):
+        """See that at some moment there is no child, and open what was open before: soon spares may come again."""
+        looks = []
+
+        def look():
+            looks.append((children_of(pid), _kinds(self._channels())))
+            return looks[-1] == ([], before)
+
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not children_of(pid) and _kinds(self._channels()) == _kinds(before))
-        assert children_of(pid) == [], "zombies left"
-        assert _kinds(self._channels()) == _kinds(before), "descriptors left open"
+            wait_until(look)
+        children, channels = looks[-1]
+        assert children == [], "zombies left"
+        assert channels == before, "descriptors left open"
 
     def _dies(self, pid):
         """Whether the template is not the one that it was, or will not be in a moment."""

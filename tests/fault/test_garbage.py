@@ -535,7 +535,8 @@ def test_messages_of_the_handshake_that_are_wrong(server, stage):
 @pytest.mark.fault("A client that does not know the key")
 def test_a_client_with_another_key(server):
     assert server.authkey is not None, "lets in who reaches it"
-    keys = (b"x", bytes(32), os.urandom(32), server.authkey[:-1], server.authkey + b"x", b"x" * 256)
+    # Not the key less its last byte: HMAC fills a key up with zeros, and that byte may be one.
+    keys = (b"x", bytes(32), os.urandom(32), server.authkey[1:], server.authkey + b"x", b"x" * 256)
     with server.unharmed(), counted(server, *["key"] * len(keys)):
         for key in keys:
             with server.connect() as sock, pytest.raises(AuthenticationError):

@@ -254,13 +254,18 @@ def test_a_process_that_a_preload_has_forked_does_not_hinder_the_next_template(p
 def test_a_process_that_a_preload_has_forked_holds_up_no_other_client(preload, lasting, tmp_path):
     """A process of the template has not launched it: all that it can tell of its death is that nobody listens."""
     server = preload(lasting)
+    receiver, sender = server.context.Pipe(duplex=False)
     kill_and_start = preloading.exit_code_of_start_after_death
-    with ThreadPoolExecutor(1) as pool:
-        reported = pool.submit(report, server, kill_and_start, server.context.get_start_method())
-        try:
-            assert reported.result(20) == 7
-        finally:
-            (tmp_path / "released").touch()
+    method = server.context.get_start_method()
+    process = server.start(preloading.send_result, sender, kill_and_start, method)
+    sender.close()
+    try:
+        assert receiver.poll(20)
+        assert receiver.recv() == 7
+    finally:
+        (tmp_path / "released").touch()
+        receiver.close()
+    process.join(DEADLINE)
 
 
 # ---- a hang ----
