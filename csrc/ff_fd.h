@@ -39,6 +39,9 @@ int ff_fd_accept(int listener);
 /* The effective user of the process at the other end of a connected AF_UNIX socket. */
 int ff_fd_peer_uid(int sock, uid_t *ret_uid);
 
+/* Whether the peer of a connected socket has gone, or sends no more; on a system that cannot tell the latter, the former. */
+bool ff_fd_has_hung_up(int sock);
+
 /* Give descriptors from `limit` on, which no call would return, lower numbers, as far as there are any. */
 void ff_fd_lower_all(int *fds, size_t count, rlim_t limit);
 

@@ -635,9 +635,7 @@ static bool settle(struct ff_server *server, struct ff_connection *connection)
 /* Once it is dead. Where that cannot be told it counts as begun: no request is served twice. */
 static bool may_have_begun(struct ff_child *child)
 {
-    int begun = ff_spare_has_begun(child);
-
-    return begun != 0 && begun != -EPIPE;
+    return ff_spare_has_begun(child) != -EPIPE;
 }
 
 /* A child on demand is dead and has said nothing. Whatever has killed it, its client is told that as of any child; but one
@@ -934,11 +932,13 @@ static bool read_client(struct ff_server *server, struct ff_connection *connecti
 static bool serve_client(struct ff_server *server, struct ff_connection *connection, unsigned ready)
 {
     connection->stalled = false;
-    /* The event is the spare's, unless that has nothing to say: then the client has gone. */
     if (connection->spare != NULL && settle(server, connection)) {
         watch_connection(server, connection);
         return false;
     }
+    /* An event of a spare that has nothing to say is no event of its client. */
+    if (connection->spare != NULL && ready & FF_READABLE && !ff_fd_has_hung_up(connection->sock))
+        ready &= ~(unsigned)FF_READABLE;
     if (ready & FF_READABLE)
         ff_connection_hang_up(connection);
     if (ready & FF_WRITABLE)

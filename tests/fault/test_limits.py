@@ -64,7 +64,7 @@ def processor_seconds(pid):
 def check_rests(pid):
     """See that a process that cannot go on waits, and looks again now and then, but does not spin."""
     begin, used, waits = time.monotonic(), processor_seconds(pid), voluntary_switches(pid)
-    wait_until(lambda: voluntary_switches(pid) >= waits + 3)
+    wait_until(lambda: voluntary_switches(pid) >= waits + 10)  # some are of what it does before
     elapsed = time.monotonic() - begin
     assert processor_seconds(pid) - used < elapsed / 2, "it spins"
     assert (voluntary_switches(pid) - waits) / elapsed < 200, "it spins"

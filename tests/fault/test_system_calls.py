@@ -628,7 +628,7 @@ def test_calls_for_spares(with_epoll, with_spares, faults, server, call, tmp_pat
                     arguments = (notes, note, code)
                     process = server.context.Process(target=targets.note_and_leave, args=arguments)
                     outcome = exit_code_or_errno(process)
-                    assert outcome in {code, *errnos_with_spares(call, error)}
+                    assert outcome in {code, error} if call in ALSO_WITHOUT_SPARES else outcome == code
                     has_ended[note] = outcome == code
                 # No spare is forked anew where a busy machine has made the starts come slowly.
                 wait_until(lambda fault=fault: fault.failed or make_a_pace(server.context))
@@ -637,14 +637,6 @@ def test_calls_for_spares(with_epoll, with_spares, faults, server, call, tmp_pat
     for note, ended in has_ended.items():
         assert runs.pop(note, 0) in ({1} if ended else {0, 1}), note
     assert not runs
-
-
-def errnos_with_spares(call, error):
-    """Return what a start may raise after a call that has failed."""
-    if call in ALSO_WITHOUT_SPARES:
-        return {error}
-    # A socket that may be read, and then has nothing to say, is taken for that of a client which has gone.
-    return GONE if (call, error) == ("recv", errno.EAGAIN) else set()
 
 
 def exit_code_or_errno(process):
