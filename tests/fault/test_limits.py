@@ -122,10 +122,13 @@ def exit_code_or_error(server, argument):
     return process.exitcode
 
 
-LARGEST = bytes(1 << 16)
-"""The payload of a request that has the most."""
+LARGE = bytes(50_000)
+"""The payload of a request amid which clients stall."""
 
-HALF = len(LARGEST) // 2
+LARGER = bytes(60_000)
+"""What a start brings that is to show whether there is memory: a gap that is wide enough for it they would have taken."""
+
+HALF = len(LARGE) // 2
 
 CROWD = 200
 """Clients that stall amid such a request: there is less memory than they would take."""
@@ -138,7 +141,7 @@ def test_requests_for_which_the_server_has_no_memory(server):
     """Who asks when there is none is told so, and so is who was amid a request; who had been given some is served."""
     assert fastfork.server_status().failures == {}
     with contextlib.ExitStack() as stack:
-        request = stack.enter_context(Request(server, work(5) + LARGEST[len(work(5)) :]))
+        request = stack.enter_context(Request(server, work(5) + LARGE[len(work(5)) :]))
         crowd = [server.authenticate(stack.enter_context(server.connect())) for _ in range(CROWD)]
         stall(request, crowd[0])
         with limited(server.pid, resource.RLIMIT_AS, 0):
@@ -159,7 +162,7 @@ def stall_until_refused(server, request, crowd):
     The first one does so already.
     """
     stalled = 1
-    while exit_code_or_error(server, LARGEST[:60_000]) != errno.ENOMEM:
+    while exit_code_or_error(server, LARGER) != errno.ENOMEM:
         stalled += 1
         assert stalled < CROWD - MORE, "the server has memory for all"
         stall(request, crowd[stalled - 1])
