@@ -126,7 +126,7 @@ LARGE = bytes(50_000)
 """The payload of a request amid which clients stall."""
 
 LARGER = bytes(60_000)
-"""What a start brings that is to show whether there is memory: a gap that is wide enough for it they would have taken."""
+"""What a start brings that is to show whether there is memory: a gap that is wide enough they would have taken."""
 
 HALF = len(LARGE) // 2
 
