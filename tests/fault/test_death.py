@@ -744,6 +744,7 @@ SAID_OF_DEATHS = (
     "ServerGoneError: [Errno 32] the fork server went away",  # and so did those that were asked then
     "ServerGoneError: [Errno 104] the fork server went away",
     "ServerGoneError: [Errno 104] the fork server died",
+    "ServerGoneError: [Errno 111] the fork server is gone",
 )
 """How the errors of starts begin that the death of a server may have."""
 
