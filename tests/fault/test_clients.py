@@ -449,6 +449,9 @@ STARTS = 300
 
 MOST_TIMES_AS_LONG = 2
 
+COMPARISONS = 9
+"""At most: beside much else a single one may come out at 2.5 where most are below 2."""
+
 
 @pytest.mark.fault("Others' latency while 1,000 clients stall and more come and go")
 def test_others_start_processes_as_fast_as_ever(server, payload, many_descriptors):
@@ -460,7 +463,7 @@ def test_others_start_processes_as_fast_as_ever(server, payload, many_descriptor
     limits = everywhere(server, payload)
     with server.unharmed():
         ratios = [compare(server, payload, limits)]
-        while ratios[0] > MOST_TIMES_AS_LONG and len(ratios) < ATTEMPTS:
+        while ratios[0] > MOST_TIMES_AS_LONG and len(ratios) < COMPARISONS:
             ratios.append(compare(server, payload, limits))
         assert statistics.median(ratios) <= MOST_TIMES_AS_LONG, (
             f"p99 {statistics.median(ratios):.1f} times as long"
