@@ -4,7 +4,6 @@
 #include "ff_fd.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -12,10 +11,6 @@
 #include <sys/uio.h>
 
 #include "ff_util.h"
-
-#ifndef POLLRDHUP
-#define POLLRDHUP 0
-#endif
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0 /* the server ignores SIGPIPE as well */
@@ -37,13 +32,6 @@ int ff_fd_set_nonblock(int fd)
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
         return -errno;
     return 0;
-}
-
-bool ff_fd_has_hung_up(int sock)
-{
-    struct pollfd polled = {.fd = sock, .events = POLLRDHUP};
-
-    return FF_RETRY_EINTR(poll(&polled, 1, 0)) > 0;
 }
 
 static int prepare_both(int ends[2])
@@ -237,6 +225,13 @@ int ff_fd_peer_uid(int sock, uid_t *ret_uid)
 
     return getpeereid(sock, ret_uid, &gid) < 0 ? -errno : 0;
 #endif
+}
+
+bool ff_fd_has_hung_up(int sock)
+{
+    struct pollfd polled = {.fd = sock, .events = POLLRDHUP};
+
+    return FF_RETRY_EINTR(poll(&polled, 1, 0)) > 0;
 }
 
 void ff_fd_lower_all(int *fds, size_t count, rlim_t limit)

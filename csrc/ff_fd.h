@@ -2,10 +2,15 @@
 #ifndef FF_FD_H
 #define FF_FD_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/resource.h>
 #include <sys/types.h>
+
+#ifndef POLLRDHUP
+#define POLLRDHUP 0 /* that the peer has gone altogether is told in any case */
+#endif
 
 int ff_fd_set_cloexec(int fd);
 int ff_fd_set_nonblock(int fd);

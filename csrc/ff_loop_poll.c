@@ -1,16 +1,12 @@
 /* ff_loop_poll.c: the portable backend: poll(2) and a self-pipe. */
 #define _GNU_SOURCE
 
-#include <poll.h>
 #include <stdbool.h>
 
+#include "ff_fd.h"
 #include "ff_loop.h"
 #include "ff_signals.h"
 #include "ff_util.h"
-
-#ifndef POLLRDHUP
-#define POLLRDHUP 0 /* that the peer has gone altogether is told in any case */
-#endif
 
 #define FEW 64   /* descriptors that are not worth telling the lively ones from the quiet ones */
 #define ALL_MS 4 /* from one wait for all of them to the next, while lively ones have something to tell */
@@ -145,7 +141,7 @@ static int collect(struct poll_loop *loop, size_t polled, struct ff_loop_event e
         size_t i = 1 + (loop->next + step) % others;
 
         if (loop->polled[i].revents != 0) {
-            loop->watched[i].lively_for = LIVELY_FOR;
+            enliven(loop, i);
             events[count++] =
                 (struct ff_loop_event){loop->watched[i].tag, from_poll(loop->polled[i].revents)};
         }
@@ -177,18 +173,27 @@ static int wait_for_all(struct poll_loop *loop, int timeout_ms)
     return ready;
 }
 
+/* How long a wait may be for the lively ones alone; 0: it is for all. */
+static int time_for_lively(const struct poll_loop *loop)
+{
+    double left_ms;
+
+    if (loop->lively == loop->count)
+        return 0;
+    left_ms = 1e3 * (loop->next_wait_for_all - ff_seconds_now());
+    return left_ms > 0 ? 1 + (int)left_ms : 0;
+}
+
 /* How many descriptors it was for; those behind them are not known about. Or -errno. */
 static int wait_for_some(struct poll_loop *loop, int timeout_ms)
 {
-    double left_ms = 1e3 * (loop->next_wait_for_all - ff_seconds_now());
+    int lively_ms = time_for_lively(loop);
     bool is_glance = timeout_ms == FF_LOOP_GLANCE;
     int ready;
 
     if (is_glance)
         timeout_ms = 0;
-    if (loop->lively < loop->count && left_ms > 0) {
-        int lively_ms = 1 + (int)left_ms;
-
+    if (lively_ms > 0) {
         if (timeout_ms >= 0)
             lively_ms = ff_min(lively_ms, timeout_ms);
         ready = poll(loop->polled, (nfds_t)loop->lively, lively_ms);

@@ -81,11 +81,11 @@ def find(address: str, authkey: bytes) -> Place | None:
         found = _claim_or_await(address)
         if isinstance(found, socket.socket):
             claimed = Place(address, authkey, found)
-            later = [n for n in range(number + 1, len(chain)) if _is_listened_at(chain[n][0])]
-            if not later:
+            later = next((n for n in range(number + 1, len(chain)) if _is_listened_at(chain[n][0])), None)
+            if later is None:
                 return _unless_joined(claimed, chain[:number])
             claimed.give_back()
-            number = later[0]
+            number = later
         elif found is _DEAD:
             number += 1
         else:
@@ -130,23 +130,30 @@ def _claim_or_await(address: str) -> socket.socket | str | None:
         time.sleep(_LOOK)
 
 
+_SOMEBODY_LISTENS = (0, errno.EAGAIN)
+"""What a connect says of that: with EAGAIN he has no time for another connection."""
+
+
 def _look(address: str, deadline: float) -> str | None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
+    with _non_blocking_socket() as sock:
         error = sock.connect_ex(address)
         if error == 0:
             _await_template(address, sock, deadline)
     if error == errno.ECONNREFUSED:
         return _DEAD
-    is_there = error in (0, errno.EAGAIN)  # EAGAIN: it has no time for another connection
-    return _LISTENS if is_there and has_template(address) else None
+    return _LISTENS if error in _SOMEBODY_LISTENS and has_template(address) else None
 
 
 def _is_listened_at(address: str) -> bool:
     """Whether there is a template at an address, or somebody has claimed that."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        return sock.connect_ex(address) in (0, errno.EAGAIN)
+    with _non_blocking_socket() as sock:
+        return sock.connect_ex(address) in _SOMEBODY_LISTENS
+
+
+def _non_blocking_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock
 
 
 def _await_template(address: str, sock: socket.socket, deadline: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
 import os
@@ -19,7 +18,7 @@ pytest.register_assert_rewrite("support")
 
 from support import targets
 from support.control_groups import limited_memory
-from support.processes import MARK, descendants, descriptors, wait_until
+from support.processes import MARK, descendants, descriptors, settled
 from support.programs import Programs
 
 import fastfork
@@ -72,9 +71,7 @@ def _nothing_left_behind(_lasting_descriptors, _cheap_collections):
     _end_children()
     _stop_templates()
     gc.collect()
-    with contextlib.suppress(AssertionError):
-        wait_until(lambda: _snapshot() == before, timeout=10)
-    assert _snapshot() == before
+    assert settled(_snapshot, before, timeout=10) == before
 
 
 def _end_children():

@@ -207,17 +207,28 @@ static void test_no_one_starves(void)
         close_both(socks[i]);
 }
 
-/* Have MANY descriptors watched for which there is nothing to tell, and wait often enough for that to be known. */
-static void watch_quiet_ones(struct ff_loop *loop, int socks[MANY][2])
+/* A loop with MANY descriptors for which there is nothing to tell, after as many waits as it takes to be known. */
+static struct ff_loop *open_with_quiet_ones(int socks[MANY][2])
 {
-    struct ff_loop_event events[FF_LOOP_BATCH];
+    struct ff_loop *loop = open_loop();
 
     for (int i = 0; i < MANY; i++) {
         make_pair(socks[i]);
         watch(loop, socks[i][0], FF_READABLE, socks[i]);
     }
     for (int i = 0; i < MANY; i++)
-        CHECK_INT(wait_for(loop, 0, events), 0);
+        check_no_event(loop);
+    return loop;
+}
+
+/* Have something to tell of one, and be told. */
+static void check_is_heard(struct ff_loop *loop, int socks[2])
+{
+    char byte;
+
+    write_all(socks[1], "x", 1);
+    check_event(loop, socks, FF_READABLE);
+    read_all(socks[0], &byte, 1);
 }
 
 static void close_quiet_ones(struct ff_loop *loop, int socks[MANY][2])
@@ -230,14 +241,13 @@ static void close_quiet_ones(struct ff_loop *loop, int socks[MANY][2])
 /* To wait for a busy one costs less than to wait for all, and yet those that were quiet are heard. */
 static void test_quiet_beside_busy(void)
 {
-    struct ff_loop *loop = open_loop();
     struct ff_loop_event events[FF_LOOP_BATCH];
     int socks[MANY][2];
+    struct ff_loop *loop = open_with_quiet_ones(socks);
     int busy[2];
     double begun;
     bool is_told = false;
 
-    watch_quiet_ones(loop, socks);
     make_pair(busy);
     watch(loop, busy[0], FF_WRITABLE, busy);
     polled = 0;
@@ -260,11 +270,10 @@ static void test_quiet_beside_busy(void)
 /* A look without a wait sees the quiet ones too, and so does one that lasts. */
 static void test_quiet_after_busy(void)
 {
-    struct ff_loop *loop = open_loop();
     int socks[MANY][2];
+    struct ff_loop *loop = open_with_quiet_ones(socks);
     int busy[2];
 
-    watch_quiet_ones(loop, socks);
     make_pair(busy);
     for (int timeout_ms = -1; timeout_ms <= 1; timeout_ms++) {
         struct ff_loop_event events[FF_LOOP_BATCH];
@@ -286,12 +295,11 @@ static void test_quiet_after_busy(void)
 /* A glance does not wait, and it leaves nobody out for long. */
 static void test_glance(void)
 {
-    struct ff_loop *loop = open_loop();
     struct ff_loop_event events[FF_LOOP_BATCH];
     int socks[MANY][2];
+    struct ff_loop *loop = open_with_quiet_ones(socks);
     double begun;
 
-    watch_quiet_ones(loop, socks);
     CHECK_INT(wait_for(loop, FF_LOOP_GLANCE, events), 0);
     write_all(socks[MANY / 2][1], "x", 1);
     begun = ff_seconds_now();
@@ -304,12 +312,11 @@ static void test_glance(void)
 /* However many are watched, a wait in vain lasts as long as it is to. */
 static void test_wait_in_vain(void)
 {
-    struct ff_loop *loop = open_loop();
     struct ff_loop_event events[FF_LOOP_BATCH];
     int socks[MANY][2];
+    struct ff_loop *loop = open_with_quiet_ones(socks);
     double begun;
 
-    watch_quiet_ones(loop, socks);
     begun = ff_seconds_now();
     CHECK_INT(wait_for(loop, 200, events), 0);
     CHECK(ff_seconds_now() - begun >= 0.199);
@@ -319,35 +326,17 @@ static void test_wait_in_vain(void)
 /* Those that are no longer watched are not told, be they busy or quiet, and the others are. */
 static void test_unwatch_among_many(void)
 {
-    struct ff_loop *loop = open_loop();
     int socks[MANY][2];
-    bool is_watched[MANY];
+    struct ff_loop *loop = open_with_quiet_ones(socks);
 
-    watch_quiet_ones(loop, socks);
-    for (int i = 0; i < MANY; i++) {
-        struct ff_loop_event events[FF_LOOP_BATCH];
-        char byte;
-
-        if (i % 3 == 0) { /* busy ones */
-            write_all(socks[i][1], "x", 1);
-            CHECK_INT(wait_for(loop, DEADLINE_MS, events), 1);
-            read_all(socks[i][0], &byte, 1);
-        }
-    }
-    for (int i = 0; i < MANY; i++) {
-        is_watched[i] = i % 2 == 0;
-        if (!is_watched[i])
-            watch(loop, socks[i][0], 0, NULL);
-    }
-    for (int i = MANY; i-- > 0;) {
-        char byte;
-
+    for (int i = 0; i < MANY; i += 3) /* these are busy */
+        check_is_heard(loop, socks[i]);
+    for (int i = 1; i < MANY; i += 2) {
+        watch(loop, socks[i][0], 0, NULL);
         write_all(socks[i][1], "x", 1);
-        if (!is_watched[i])
-            continue;
-        check_event(loop, socks[i], FF_READABLE);
-        read_all(socks[i][0], &byte, 1);
     }
+    for (int i = 0; i < MANY; i += 2)
+        check_is_heard(loop, socks[i]);
     check_no_event(loop);
     close_quiet_ones(loop, socks);
 }

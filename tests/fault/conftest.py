@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support import targets
-from support.processes import DEADLINE, children_of, descriptors, is_alive, wait_until
+from support.processes import DEADLINE, children_of, descriptors, is_alive, settled, wait_until
 
 import fastfork
 from fastfork import forkserver
@@ -133,21 +133,11 @@ class Server:
         assert self._is_still(pid), "server died"
         assert bystander.exitcode == 7, "exit code lost"
         bystander.close()
-        self._check_nothing_left(pid, _kinds(before))
-
-    def _check_nothing_left(self, pid, before):
-        """See that at some moment there is no child, and open what was open before: soon spares may come again."""
-        looks = []
-
-        def look():
-            looks.append((children_of(pid), _kinds(self._channels())))
-            return looks[-1] == ([], before)
-
-        with contextlib.suppress(AssertionError):
-            wait_until(look)
-        children, channels = looks[-1]
+        # At some moment: soon there may be spares again.
+        nothing = ([], _kinds(before))
+        children, channels = settled(lambda: (children_of(pid), _kinds(self._channels())), nothing)
         assert children == [], "zombies left"
-        assert channels == before, "descriptors left open"
+        assert channels == _kinds(before), "descriptors left open"
 
     def _dies(self, pid):
         """Whether the template is not the one that it was, or will not be in a moment."""

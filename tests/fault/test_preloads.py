@@ -108,14 +108,7 @@ def preload(server, folder):
 
 def report(server, function, *arguments):
     """Run a function of `support.preloading` in a process; return what it returns."""
-    receiver, sender = server.context.Pipe(duplex=False)
-    process = server.start(preloading.send_result, sender, function, *arguments)
-    sender.close()
-    result = receiver.recv()
-    receiver.close()
-    process.join(DEADLINE)
-    assert process.exitcode == 0
-    return result
+    return report_of(server.context, function, *arguments)
 
 
 def check(server):
@@ -254,11 +247,8 @@ def test_a_process_that_a_preload_has_forked_does_not_hinder_the_next_template(p
 def test_a_process_that_a_preload_has_forked_holds_up_no_other_client(preload, lasting, tmp_path):
     """A process of the template has not launched it: all that it can tell of its death is that nobody listens."""
     server = preload(lasting)
-    receiver, sender = server.context.Pipe(duplex=False)
     kill_and_start = preloading.exit_code_of_start_after_death
-    method = server.context.get_start_method()
-    process = server.start(preloading.send_result, sender, kill_and_start, method)
-    sender.close()
+    process, receiver = asked(server.context, kill_and_start, server.context.get_start_method())
     try:
         assert receiver.poll(20)
         assert receiver.recv() == 7
@@ -352,11 +342,17 @@ def test_a_time_limit_that_makes_no_sense_is_refused():
             fastfork.get_context(template="of the test", preload_timeout=limit)
 
 
-def report_of(context, function, *arguments):
-    """Run a function in a process of the context; return what it returns."""
+def asked(context, function, *arguments):
+    """Have a process of the context run a function; return the process, and where what that returns comes."""
     receiver, sender = context.Pipe(duplex=False)
     process = start(context, preloading.send_result, sender, function, *arguments)
     sender.close()
+    return process, receiver
+
+
+def report_of(context, function, *arguments):
+    """Run a function in a process of the context; return what it returns."""
+    process, receiver = asked(context, function, *arguments)
     result = receiver.recv()
     receiver.close()
     process.join(DEADLINE)

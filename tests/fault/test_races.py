@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -16,7 +15,7 @@ from multiprocessing.connection import wait
 
 import pytest
 from support import targets
-from support.processes import DEADLINE, PROC, exit_code_of, fork, marked, state_of, wait_until
+from support.processes import DEADLINE, PROC, exit_code_of, fork, marked, settled, state_of, wait_until
 
 from fastfork import _native, forkserver
 
@@ -499,9 +498,7 @@ def test_a_client_that_dies_while_its_server_preloads_leaves_nothing(
     time.sleep(delay)
     dying.kill()
     (programs.folder / "released").touch()
-    with contextlib.suppress(AssertionError):
-        wait_until(lambda: left() == ([], []))
-    assert left() == ([], []), f"killed {delay} s after"
+    assert settled(left, ([], [])) == ([], []), f"killed {delay} s after"
 
 
 CALLS_AFTER_A_PRELOAD = [
@@ -537,9 +534,7 @@ def test_a_client_that_dies_as_its_server_begins_to_serve_leaves_nothing(
             dying.wait()
     finally:
         os.kill(template, signal.SIGCONT)
-    with contextlib.suppress(AssertionError):
-        wait_until(lambda: left() == ([], []))
-    assert left() == ([], [])
+    assert settled(left, ([], [])) == ([], [])
 
 
 @pytest.mark.parametrize("arguments", [(), ("starts",), ("limited",), ("limited", "starts")])
@@ -547,10 +542,9 @@ def test_a_preload_that_hangs_does_not_outlive_its_client(client_that_dies, prog
     dying, left = client_that_dies("fastfork", *arguments)
     wait_until((programs.folder / "begun").exists)
     dying.kill()
-    with contextlib.suppress(AssertionError):
-        wait_until(lambda: left() == ([], []), timeout=20)
+    found = settled(left, ([], []), timeout=20)
     (programs.folder / "released").touch()
-    assert left() == ([], [])
+    assert found == ([], [])
 
 
 # ---- pids that are used again ----

@@ -11,8 +11,9 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from .processes import wait_until
 
 
 def send_result(connection, function, *arguments):
@@ -24,8 +25,7 @@ def exit_code_of_start_after_death(start_method):
     """Kill this process's template; return the exit code of a process that is started then."""
     template = os.getppid()
     os.kill(template, signal.SIGKILL)
-    while os.getppid() == template:
-        time.sleep(0.001)
+    wait_until(lambda: os.getppid() != template)
     process = multiprocessing.get_context(start_method).Process(target=os._exit, args=(7,))
     process.start()
     process.join()

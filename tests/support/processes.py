@@ -8,10 +8,12 @@ import signal
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_Seen = TypeVar("_Seen")
 
 DEADLINE = 60.0
 """Seconds that anything may take; only a failure takes as long."""
@@ -40,6 +42,22 @@ def wait_until(condition: Callable[[], object], timeout: float = DEADLINE) -> No
         waited = time.monotonic() - begun
         assert waited < timeout, f"waited {timeout} s in vain"
         time.sleep(min(max(0.002, waited / 20), 0.05))
+
+
+def settled(look: Callable[[], _Seen], wanted: _Seen, timeout: float = DEADLINE) -> _Seen:
+    """Wait until a look sees what is wanted; return what the last one has seen, for the test to assert.
+
+    Another look would not do: what has come may be over by then.
+    """
+    seen = []
+
+    def is_wanted() -> bool:
+        seen.append(look())
+        return seen[-1] == wanted
+
+    with contextlib.suppress(AssertionError):
+        wait_until(is_wanted, timeout)
+    return seen[-1]
 
 
 def descriptors(pid: int | str = "self") -> dict[int, str]:
