@@ -116,9 +116,10 @@ class Server:
     def unharmed(self):
         """See that nobody notices what happens within, and that nothing of it is left in the template."""
         pid, before = self.pid, self._channels()
-        receiver, sender = self.context.Pipe(duplex=False)
-        bystander = self.start(targets.leave_after, receiver, 7)
-        receiver.close()
+        ours, theirs = self.context.Pipe()
+        bystander = self.start(targets.begin_and_leave_after, theirs, 7)
+        theirs.close()
+        ours.recv()  # what happens to the next process that the server forks is not to happen to it
         before &= self._channels()  # neither what the last process has left nor what the bystander takes
         try:
             yield
@@ -128,7 +129,7 @@ class Server:
                 raise AssertionError("server died") from error
             raise
         finally:
-            sender.close()
+            ours.close()
             bystander.join(DEADLINE)
         assert self._is_still(pid), "server died"
         assert bystander.exitcode == 7, "exit code lost"

@@ -80,6 +80,12 @@ def leave_after(connection, code):
     sys.exit(code)
 
 
+def begin_and_leave_after(connection, code):
+    """Say that this process has begun; do the same then."""
+    connection.send(None)
+    leave_after(connection, code)
+
+
 def kill_self_after(connection, number):
     """Block until the other end of the pipe is closed; then die of the signal."""
     wait_for_end_of(connection)
